@@ -1,0 +1,1 @@
+"""Open, checkpoint-compatible scGPT and the benchmark around it."""

@@ -1,0 +1,1 @@
+"""Data: contracts, reading and writing, preprocessing, tokens, simulation."""

@@ -1,0 +1,1 @@
+"""Plot functions on tidy tables."""

@@ -1,0 +1,1 @@
+"""Methods on equal terms: scGPT, baselines and controls."""

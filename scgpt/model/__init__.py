@@ -1,0 +1,1 @@
+"""The scGPT network, its objectives and its checkpoints (torch only)."""

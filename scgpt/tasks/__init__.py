@@ -1,0 +1,1 @@
+"""Tasks: what is hidden, what is predicted, what is compared."""

@@ -1,0 +1,1 @@
+"""Training: batches, optimiser, loop, fine-tuning recipes."""
