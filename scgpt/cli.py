@@ -1,0 +1,252 @@
+"""The command line: one verb per step of the workflow, and the verbs people call by hand.
+
+Each verb imports what it needs when it runs: `--help` and the table verbs never load torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scgpt.errors import ConfigError, ScgptError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0, or 2 with one message for a user's mistake."""
+    options = _parser().parse_args(arguments)
+    try:
+        _refuse_official_package()
+        _limit_threads(getattr(options, "threads", None))
+        return options.run(options) or 0
+    except ScgptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # A full disk, a read-only folder, a missing permission: the user's machine, not our code.
+        if error.errno is None:
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _refuse_official_package() -> None:
+    try:
+        version = importlib.metadata.version("scgpt")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    msg = (
+        f"the package 'scgpt' {version} from PyPI is installed in this environment and has the "
+        "same import name as this project; uninstall it (pip uninstall scgpt)"
+    )
+    raise ConfigError(msg)
+
+
+def _limit_threads(threads: int | None) -> None:
+    # BLAS and OpenMP read these once, when numpy or torch is first imported.
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scgpt", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_add_data_verbs, _add_job_verbs, _add_report_verbs, _add_user_verbs):
+        add(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Any, help_text: str, *, spec: bool = True) -> Any:
+    parser = verbs.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(run=run)
+    if spec:
+        parser.add_argument("--spec", type=_json, required=True, help="specification as JSON")
+    return parser
+
+
+def _paths(parser: Any, *names: str, required: bool = True, nargs: str | None = None) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=required, nargs=nargs)
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"not JSON: {error}"
+        raise argparse.ArgumentTypeError(msg) from None
+    if not isinstance(value, dict):
+        msg = f"expected a JSON object, found {type(value).__name__}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _add_data_verbs(verbs: Any) -> None:
+    parser = _verb(verbs, "dataset", _dataset, "read or simulate a data set (C1)")
+    _paths(parser, "output", "card")
+    _paths(parser, "raw", required=False)
+    parser = _verb(verbs, "task-data", _task_data, "divide a data set for a task (C2)")
+    _paths(parser, "dataset", "data", "truth", "card")
+
+
+def _add_job_verbs(verbs: Any) -> None:
+    parser = _verb(verbs, "predict", _predict, "fit a method and predict (C5)")
+    _paths(parser, "data", "output", "record")
+    _paths(parser, "truth", "checkpoint", required=False)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--code", default="", help="digest of the code, for the record")
+    parser.add_argument("--task-module", required=True)
+    parser = _verb(verbs, "score", _score, "score a prediction (C6)")
+    _paths(parser, "prediction", "truth", "output")
+    parser = _verb(verbs, "coordinates", _coordinates, "tabulate the cells of a job")
+    _paths(parser, "data", "truth", "prediction", "cells", "embedding")
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def _add_report_verbs(verbs: Any) -> None:
+    parser = _verb(verbs, "collect", _collect, "gather the jobs of a data set", spec=False)
+    _paths(parser, "jobs", nargs="+")
+    _paths(parser, "scores", "runs")
+    parser = _verb(verbs, "table", _table, "summarise a task")
+    _paths(parser, "scores", "runs", nargs="+")
+    _paths(parser, "all-scores", "summary", "all-runs")
+    parser = _verb(verbs, "figure", _figure, "draw a figure from tables (C7)")
+    _paths(parser, "tables", nargs="+")
+    _paths(parser, "pdf", "png", "tsv")
+    parser = _verb(verbs, "report", _report, "write the HTML report")
+    _paths(parser, "results", "output")
+    parser = _verb(verbs, "manifest", _manifest, "list every result with its digest", spec=False)
+    _paths(parser, "files", nargs="+")
+    _paths(parser, "output")
+
+
+def _add_user_verbs(verbs: Any) -> None:
+    parser = _verb(
+        verbs, "parity", _parity, "compare our model with stored reference outputs", spec=False
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="CASE_DIR")
+    parser = _verb(
+        verbs, "schema", _schema, "write the JSON Schema of the configuration", spec=False
+    )
+    _paths(parser, "output")
+
+
+def _dataset(options: argparse.Namespace) -> None:
+    from scgpt.steps import dataset
+
+    dataset.run(options.spec, output=options.output, card=options.card, raw=options.raw)
+
+
+def _task_data(options: argparse.Namespace) -> None:
+    from scgpt.steps import task_data
+
+    task_data.run(
+        options.spec,
+        dataset=options.dataset,
+        data=options.data,
+        truth=options.truth,
+        card=options.card,
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from scgpt.steps import predict
+
+    predict.run(
+        options.spec,
+        seed=options.seed,
+        data=options.data,
+        truth=options.truth,
+        checkpoint=options.checkpoint,
+        output=options.output,
+        record=options.record,
+        threads=options.threads,
+        code=options.code,
+        module=options.task_module,
+    )
+
+
+def _score(options: argparse.Namespace) -> None:
+    from scgpt.steps import score
+
+    score.run(
+        options.spec, prediction=options.prediction, truth=options.truth, output=options.output
+    )
+
+
+def _coordinates(options: argparse.Namespace) -> None:
+    from scgpt.steps import coordinates
+
+    coordinates.run(
+        options.spec,
+        data=options.data,
+        truth=options.truth,
+        prediction=options.prediction,
+        cells=options.cells,
+        embedding=options.embedding,
+    )
+
+
+def _collect(options: argparse.Namespace) -> None:
+    from scgpt.steps import table
+
+    table.collect(jobs=options.jobs, scores=options.scores, runs=options.runs)
+
+
+def _table(options: argparse.Namespace) -> None:
+    from scgpt.steps import table
+
+    table.run(
+        options.spec,
+        scores=options.scores,
+        runs=options.runs,
+        all_scores=options.all_scores,
+        summary=options.summary,
+        all_runs=options.all_runs,
+    )
+
+
+def _figure(options: argparse.Namespace) -> None:
+    from scgpt.steps import figure
+
+    figure.run(
+        options.spec, tables=options.tables, pdf=options.pdf, png=options.png, tsv=options.tsv
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from scgpt.steps import report
+
+    report.run(options.spec, results=options.results, output=options.output)
+
+
+def _manifest(options: argparse.Namespace) -> None:
+    from scgpt.steps import manifest
+
+    manifest.run(files=options.files, output=options.output)
+
+
+def _parity(options: argparse.Namespace) -> int:
+    from scgpt.steps import parity
+
+    return parity.run(options.folders)
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from scgpt.config import Config
+    from scgpt.files import write_json
+
+    write_json(options.output, Config.model_json_schema())

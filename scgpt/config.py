@@ -1,0 +1,228 @@
+"""Typed configuration: the only definition of every key in `config/*.yaml`.
+
+The same models check the YAML files before any job exists, generate the JSON Schema for editors
+(`python -m scgpt schema`), and are what `config/README.md` explains.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scgpt.errors import ConfigError
+
+Role = Literal["method", "negative_control", "positive_control"]
+Selection = Literal["all"] | list[str]
+
+
+class Strict(BaseModel):
+    """A mapping that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileSpec(Strict):
+    """One downloadable file: where it is, and how to know that it is the right one."""
+
+    urls: list[str] = Field(min_length=1, description="Sources, tried in this order.")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Digest; null: recorded at the first download."
+    )
+    size: int | None = Field(None, gt=0, description="Size in bytes, if known.")
+    license: str | None = Field(None, description="Licence, where it differs from the data set's.")
+
+
+class Expected(Strict):
+    """Published sizes; a different count is a named warning in the report, never an error."""
+
+    n_cells: int | None = None
+    n_genes: int | None = None
+    n_batches: int | None = None
+    n_cell_types: int | None = None
+    source: str | None = Field(None, description="Where the numbers were published.")
+
+
+class DatasetConfig(Strict):
+    """One data set: how to get it, what it must contain, whom to cite."""
+
+    title: str
+    kind: Literal["embedded", "simulated", "download"] = Field(
+        description="embedded: ships with a dependency; simulated: made here; download: fetched."
+    )
+    reader: str = Field(description="Entry point `module:function` that returns the data set.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Arguments of the reader.")
+    scale_params: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Arguments of the reader that differ at a scale."
+    )
+    files: dict[str, FileSpec] = Field(default_factory=dict, description="Files to download.")
+    tasks: list[str] = Field(description="Tasks that may use the data set.")
+    expected: Expected = Expected()
+    reference: str = Field(description="DOI or citation.")
+    license: str
+    notes: list[str] = Field(default_factory=list, description="Shown on the data card.")
+
+
+class SplitConfig(Strict):
+    """One way of dividing the cells; only the seed differs between the splits of a task."""
+
+    seed: int
+
+
+class TaskConfig(Strict):
+    """One task: what is hidden, what is predicted, how it is scored."""
+
+    title: str
+    description: str
+    module: str = Field(description="Module with Params, prepare, scoring_arrays, coordinates.")
+    metrics: list[str] = Field(min_length=1, description="Modules whose metrics score the task.")
+    headline: list[str] = Field(min_length=1, description="Metrics shown first, in this order.")
+    splits: dict[str, SplitConfig] = Field(min_length=1)
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of `prepare`.")
+    scale_params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class ModelConfig(Strict):
+    """One pretrained checkpoint."""
+
+    title: str
+    files: dict[str, FileSpec] = Field(min_length=1)
+    reference: str
+    license: str
+    notes: list[str] = Field(default_factory=list)
+
+
+class MethodConfig(Strict):
+    """One method, baseline or control: the same for all, scGPT included."""
+
+    title: str
+    description: str
+    role: Role = "method"
+    reference: str
+    tasks: dict[str, str] = Field(
+        min_length=1, description="Task -> entry point `module:Class`: the tasks it supports."
+    )
+    model: str | None = Field(None, description="Checkpoint it starts from (models.yaml).")
+    stochastic: bool = Field(default=True, description="false: one seed is enough.")
+    gpus: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+    params: dict[str, Any] = Field(default_factory=dict)
+    task_params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    scale_params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class PanelConfig(Strict):
+    """One panel of a figure: a plot function, the table it reads, the rows it shows."""
+
+    plot: str = Field(description="Entry point `module:function`.")
+    table: Literal["cells", "embedding", "confusion", "scores", "summary"]
+    title: str = ""
+    where: dict[str, str | list[str]] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    repeat: Literal["dataset"] | None = Field(
+        None, description="dataset: one panel for every data set that the scale runs."
+    )
+    span: int = Field(1, ge=1, description="Columns of the grid that the panel covers.")
+
+
+class FigureConfig(Strict):
+    """One figure: panels drawn from tidy tables only."""
+
+    title: str
+    caption: str
+    task: str
+    method: str | None = Field(None, description="Method whose cells are drawn.")
+    columns: int = Field(4, ge=1)
+    panels: list[PanelConfig] = Field(min_length=1)
+
+
+class TaskRun(Strict):
+    """What a scale runs of one task."""
+
+    datasets: Selection
+    methods: Selection
+    splits: Selection = "all"
+
+
+class Limits(Strict):
+    """Upper bounds that make a scale small; null means no bound."""
+
+    max_cells: int | None = Field(None, ge=20)
+    max_genes: int | None = Field(None, ge=10)
+
+
+class ScaleConfig(Strict):
+    """A budget: seeds, size limits, and what runs."""
+
+    description: str
+    seeds: list[int] = Field(min_length=1)
+    limits: Limits = Limits()
+    run: dict[str, TaskRun] = Field(min_length=1)
+    figures: Selection = "all"
+
+
+class Config(Strict):
+    """The whole configuration, all files of `config/` merged."""
+
+    scale: str
+    scales: dict[str, ScaleConfig]
+    datasets: dict[str, DatasetConfig]
+    tasks: dict[str, TaskConfig]
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    methods: dict[str, MethodConfig]
+    figures: dict[str, FigureConfig]
+
+
+def parse_config(raw: dict[str, Any]) -> Config:
+    """Check a merged configuration and return it typed.
+
+    Raises
+    ------
+    ConfigError
+        With the path of every wrong key, what was found, and the known names.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Config)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Turn a pydantic error into one line per wrong key, with the known names."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join([prefix] * bool(prefix) + [str(part) for part in item["loc"]])
+        if item["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(model, item["loc"][:-1]))
+            lines.append(f"{path}: unknown key. Known keys: {known}")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: required key is missing")
+        else:
+            lines.append(f"{path}: {item['msg']} (found {item['input']!r})")
+    return "\n".join(lines)
+
+
+def _known_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Return the field names of the model that stands at `location` below `model`."""
+    current = model
+    for part in location:
+        if _is_model(current):
+            current = current.model_fields[part].annotation
+        else:  # a mapping or list of models: any name or index leads to the same model
+            current = _model_inside(current)
+    found = current if _is_model(current) else _model_inside(current)
+    return sorted(found.model_fields) if found is not None else []
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _model_inside(annotation: Any) -> type[BaseModel] | None:
+    for argument in getattr(annotation, "__args__", ()):
+        if _is_model(argument):
+            return argument
+        inner = _model_inside(argument)
+        if inner is not None:
+            return inner
+    return None

@@ -1,0 +1,203 @@
+"""What ran: digests of code, versions of packages, the machine, the commit."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scgpt.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    "anndata",
+    "cell-gears",
+    "harmonypy",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "scanpy",
+    "scib",
+    "scikit-learn",
+    "scipy",
+    "scvi-tools",
+    "snakemake",
+    "torch",
+)
+
+
+def code_digest(*entries: str) -> str:
+    """Digest the code that entry points run: their modules and all in-package imports.
+
+    Comments, docstrings and formatting do not count, so that only a change of behaviour makes
+    Snakemake run a step again.
+
+    Parameters
+    ----------
+    entries
+        Modules (`scgpt.steps.score`) or entry points (`scgpt.methods.knn:KNN`).
+
+    Raises
+    ------
+    ConfigError
+        If a module does not exist or is not Python.
+    """
+    modules = _closure({entry.split(":")[0] for entry in entries})
+    text = "\n".join(f"{name}:{_module_digest(name)}" for name in sorted(modules))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _closure(names: set[str]) -> set[str]:
+    todo, seen = list(names), set()
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo.extend(imports_of(name))
+    return seen
+
+
+def module_path(name: str) -> Path:
+    """Return the source file of a module of this package, without importing it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such module below `scgpt`.
+    """
+    base = ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if name.split(".")[0] == "scgpt" and path.is_file():
+            return path
+    msg = f"module '{name}' does not exist; expected a file {base.with_suffix('.py')}"
+    raise ConfigError(msg)
+
+
+def imports_of(name: str) -> set[str]:
+    """Return the modules of this package that a module imports anywhere in its body."""
+    return set(_parsed(name)[1])
+
+
+def _module_digest(name: str) -> str:
+    return _parsed(name)[0]
+
+
+def _parsed(name: str) -> tuple[str, tuple[str, ...]]:
+    path = module_path(name)
+    stat = path.stat()
+    return _parse(name, path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache
+def _parse(name: str, path: Path, _mtime: int, _size: int) -> tuple[str, tuple[str, ...]]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        msg = f"{path}:{error.lineno}: not valid Python ({error.msg}); mend the module"
+        raise ConfigError(msg) from error
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if _ours(alias.name))
+        elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
+            found.add(node.module)
+            found.update(
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if _is_module(f"{node.module}.{alias.name}")
+            )
+    # ast.unparse, not ast.dump: the text of a dump differs between Python versions.
+    text = ast.unparse(_without_docstrings(tree))
+    return hashlib.sha256(text.encode()).hexdigest(), tuple(sorted(found - {name}))
+
+
+def _ours(module: str) -> bool:
+    return module.split(".")[0] == "scgpt"
+
+
+def _is_module(name: str) -> bool:
+    base = ROOT.joinpath(*name.split("."))
+    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.body and ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that decide results, without importing them."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """Return what the step ran on: processor, cores, memory, GPU (if torch is loaded)."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    record: dict[str, Any] = {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "n_cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpu": None,
+    }
+    torch = sys.modules.get("torch")  # never imported for this: it costs seconds
+    if torch is not None and torch.cuda.is_available():
+        record["gpu"] = torch.cuda.get_device_name(0)
+    return record
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Return the peak memory of this process in bytes, on the CPU and on the GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    record: dict[str, int | None] = {
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_gpu_bytes": None,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return record
+
+
+def git_commit() -> dict[str, Any]:
+    """Return the commit of the project and whether tracked files differ from it."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or an unpacked archive: the record says null
+    return done.stdout.strip()

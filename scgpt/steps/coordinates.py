@@ -1,0 +1,42 @@
+"""Step `coordinates`: the cells of one job as tidy tables, so that figures read tables only."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from scgpt.data import contracts
+from scgpt.data.io import read_h5ad
+from scgpt.data.tables import write_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_CELLS = 2000  # rows of the embedding table: more than a printed heatmap can resolve
+
+
+def run(
+    spec: dict[str, Any],
+    *,
+    data: Path,
+    truth: Path,
+    prediction: Path,
+    cells: Path,
+    embedding: Path,
+) -> None:
+    """Write the tables of cells and of their embedding (`spec`: see `Plan.coordinates_spec`)."""
+    task = importlib.import_module(spec["module"])
+    predicted = read_h5ad(prediction, task.PREDICTION)
+    tables = task.coordinates(
+        read_h5ad(data, contracts.TASK_DATA),
+        read_h5ad(truth, task.TRUTH),
+        predicted,
+        max_cells=MAX_CELLS,
+        seed=0,
+    )
+    record = predicted.uns[contracts.KEY]
+    for name, path in (("cells", cells), ("embedding", embedding)):
+        table = tables[name]
+        table.insert(0, "method", record["method"])
+        table.insert(0, "dataset", record["dataset"])
+        write_table(table, path)

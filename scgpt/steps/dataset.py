@@ -1,0 +1,84 @@
+"""Step `dataset`: read or simulate one data set and write it by contract (C1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgpt.checks import load
+from scgpt.data import contracts
+from scgpt.data.io import write_h5ad
+from scgpt.errors import DataError
+from scgpt.files import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+KEPT = ("batch", "cell_type", "condition", "donor", "study", "subset")
+
+
+def run(spec: dict[str, Any], *, output: Path, card: Path, raw: Path | None = None) -> None:
+    """Make the data set that `spec` (see `Plan.dataset_spec`) describes.
+
+    Parameters
+    ----------
+    spec
+        Reader, its arguments, limits and the words of the data card.
+    output, card
+        The h5ad and its data card (JSON) to write.
+    raw
+        Folder of the downloaded files, for readers that take `files`.
+    """
+    reader = load(spec["reader"], f"datasets.{spec['dataset']}.reader")
+    arguments = dict(spec["params"]) if raw is None else {**spec["params"], "files": raw}
+    adata = reader(**arguments)
+    value_kind = adata.uns.get("value_kind", "counts")
+    adata = limit(adata, **spec["limits"])
+    adata.obs = adata.obs[[name for name in KEPT if name in adata.obs]].copy()
+    for name in adata.obs:
+        adata.obs[name] = adata.obs[name].astype("category").cat.remove_unused_categories()
+    description = describe(adata, spec)
+    adata.uns = {}
+    write_json(card, description)
+    write_h5ad(adata, output, contracts.DATASET, dataset=spec["dataset"], value_kind=value_kind)
+
+
+def limit(adata: AnnData, *, max_cells: int | None, max_genes: int | None) -> AnnData:
+    """Return a data set within the limits of the scale.
+
+    Cells are thinned evenly along their order and genes by the number of cells that express
+    them, so that the result needs no seed and does not depend on one.
+    """
+    import numpy as np
+
+    if max_cells is not None and adata.n_obs > max_cells:
+        adata = adata[np.linspace(0, adata.n_obs - 1, max_cells).astype(int)]
+    if max_genes is not None and adata.n_vars > max_genes:
+        n_expressing = np.asarray((adata.X != 0).sum(axis=0)).ravel()
+        kept = np.sort(np.argsort(-n_expressing, kind="stable")[:max_genes])
+        adata = adata[:, kept]
+    if adata.n_obs == 0:
+        msg = "the reader returned no cells; check its source file and its filters"
+        raise DataError(msg)
+    return adata.copy()
+
+
+def describe(adata: AnnData, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the data card: what it is, what was found, and where that differs from the source."""
+    found: dict[str, int | None] = {"n_cells": adata.n_obs, "n_genes": adata.n_vars}
+    for key, column in (("n_batches", "batch"), ("n_cell_types", "cell_type")):
+        found[key] = int(adata.obs[column].nunique()) if column in adata.obs else None
+    source = spec["expected"].get("source")
+    limited = any(value is not None for value in spec["limits"].values())
+    warnings = [
+        f"{key}: found {found[key]}, expected {expected} ({source})"
+        for key, expected in spec["expected"].items()
+        if key in found and expected is not None and expected != found[key]
+    ]
+    return {
+        **{key: spec[key] for key in ("title", "kind", "reference", "license", "notes")},
+        "found": found,
+        "warnings": [] if limited else warnings,
+        "limited": limited,
+    }

@@ -1,0 +1,132 @@
+"""Wrong names and keys are found before any job exists, with path and known names."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import yaml
+
+from scgpt.benchmark import Plan, merge
+from scgpt.config import Config, parse_config
+from scgpt.errors import ConfigError
+
+
+@pytest.fixture
+def raw(root):
+    merged = {}
+    for path in sorted((root / "config").glob("*.yaml")):
+        merged |= yaml.safe_load(path.read_text())
+    return merged
+
+
+def edited(raw, path, value):
+    changed = copy.deepcopy(raw)
+    *parents, last = path.split(".")
+    block = changed
+    for name in parents:
+        block = block[name]
+    block[last] = value
+    return changed
+
+
+def load(raw, scale="tiny"):
+    plan = Plan(parse_config(raw), scale)
+    plan.check_parameters()
+    return plan
+
+
+@pytest.mark.parametrize("scale", ["tiny", "paper"])
+def test_shipped_configuration_is_valid(raw, scale):
+    plan = load(raw, scale)
+    assert plan.tasks
+    assert all(plan.jobs(task) for task in plan.tasks)
+
+
+def test_schema_file_is_current(root):
+    stored = json.loads((root / "workflow/schemas/config.schema.json").read_text())
+    assert stored == Config.model_json_schema(), (
+        "run: python -m scgpt schema --output workflow/schemas/config.schema.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("scales.tiny.run.annotation.methods", ["scgtp"], "methods: 'scgtp' is not defined. Known"),
+        ("scales.tiny.run.annotation.datasets", ["pbmc"], "datasets: 'pbmc' is not defined. Known"),
+        ("scales.tiny.run.annotation.splits", ["s"], "splits: 's' is not defined. Known"),
+        ("scales.tiny.limits.max_cell", 3, "scales.tiny.limits.max_cell: unknown key. Known keys"),
+        ("scales.tiny.seeds", [], "scales.tiny.seeds: List should have at least 1 item"),
+        ("scales.tiny.run.annotate", {}, "scales.tiny.run.annotate.datasets: required key"),
+        ("methods.knn_pca.parms", {}, "methods.knn_pca.parms: unknown key. Known keys"),
+        ("methods.knn_pca.params", {"kk": 3}, "methods.knn_pca.params.kk: unknown key. Known"),
+        ("methods.knn_pca.tasks", {"anno": "a:b"}, "methods.knn_pca.tasks: 'anno' is not defined"),
+        (
+            "methods.knn_pca.tasks",
+            {"annotation": "scgpt.methods.nothing:KNN"},
+            "methods.knn_pca.tasks.annotation: module 'scgpt.methods.nothing' does not exist",
+        ),
+        (
+            "methods.knn_pca.tasks",
+            {"annotation": "scgpt.methods.knn:Nothing"},
+            "module 'scgpt.methods.knn' has no 'Nothing'",
+        ),
+        ("methods.knn_pca.role", "control", "methods.knn_pca.role: Input should be 'method'"),
+        ("methods.scgpt_scratch.model", "human", "methods.scgpt_scratch.model: 'human' is not"),
+        ("datasets.pbmc68k.tasks", ["x"], "datasets.pbmc68k.tasks: 'x' is not defined"),
+        ("datasets.twin_hpancreas.params", {"n": 1}, "twin_hpancreas.params.n: unknown key. Known"),
+        ("tasks.annotation.params", {"n_pc": 1}, "tasks.annotation.params.n_pc: unknown key"),
+        ("figures.fig2.method", "scgtp", "figures.fig2.method: 'scgtp' is not defined"),
+    ],
+)
+def test_wrong_name_is_explained(raw, path, value, message):
+    with pytest.raises(ConfigError) as caught:
+        load(edited(raw, path, value))
+    assert message in str(caught.value)
+
+
+def test_all_problems_are_reported_at_once(raw):
+    wrong = edited(raw, "scales.tiny.run.annotation.methods", ["scgtp"])
+    wrong = edited(wrong, "datasets.pbmc68k.tasks", ["annotation", "x"])
+    with pytest.raises(ConfigError) as caught:
+        load(wrong)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_unknown_scale_is_named(raw):
+    with pytest.raises(ConfigError, match="scale: 'huge' is not defined. Known names: tiny, paper"):
+        load(edited(raw, "scale", "huge"), None)
+
+
+def test_parameters_resolve_in_one_order(raw):
+    raw = edited(raw, "methods.scgpt_scratch.params", {"epochs": 1, "batch_size": 8})
+    raw = edited(raw, "methods.scgpt_scratch.task_params", {"annotation": {"epochs": 2}})
+    assert load(raw).method_params("annotation", "scgpt_scratch")["epochs"] == 2
+    raw = edited(raw, "methods.scgpt_scratch.scale_params", {"tiny": {"epochs": 3}})
+    resolved = load(raw).method_params("annotation", "scgpt_scratch")
+    assert (resolved["epochs"], resolved["batch_size"]) == (3, 8)
+
+
+def test_merge_replaces_lists_and_merges_mappings():
+    first = {"a": {"x": 1, "y": 2}, "b": [1, 2]}
+    assert merge(first, {"a": {"y": 3}, "b": [9]}) == {"a": {"x": 1, "y": 3}, "b": [9]}
+    assert first == {"a": {"x": 1, "y": 2}, "b": [1, 2]}
+
+
+def test_methods_without_randomness_run_once_per_split(raw):
+    plan = load(raw)
+    jobs = plan.jobs("annotation", "pbmc68k")
+    n_splits, n_seeds = len(plan.splits("annotation")), len(plan.settings.seeds)
+    assert sum(job.method == "knn_pca" for job in jobs) == n_splits
+    assert sum(job.method == "scgpt_scratch" for job in jobs) == n_splits * n_seeds
+    assert len(set(jobs)) == len(jobs)
+
+
+def test_new_dataset_block_adds_only_its_jobs(raw):
+    before = set(load(raw, "paper").jobs("annotation"))
+    block = copy.deepcopy(raw["datasets"]["pbmc68k"])
+    after = set(load(edited(raw, "datasets.another", block), "paper").jobs("annotation"))
+    assert before < after
+    assert {job.dataset for job in after - before} == {"another"}

@@ -1,0 +1,155 @@
+"""Adapters from wildcards to the Plan; no logic of its own.
+
+Inputs: the merged configuration. Outputs: `PLAN` (the scale asked for), `plan(wildcards)`.
+"""
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+# The package stands beside the Snakefile, and the steps run in this very Python: also when
+# snakemake was called by its path, without activating the environment.
+sys.path.insert(0, workflow.basedir)
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
+
+from scgpt.benchmark import Plan
+from scgpt.config import parse_config
+from scgpt.errors import ConfigError
+from snakemake.exceptions import WorkflowError
+
+
+def _checked_plan():
+    try:
+        plan = Plan(parse_config(config))
+        plan.check_parameters()
+    except ConfigError as error:
+        raise WorkflowError(f"config: {error}") from None
+    return plan
+
+
+PLAN = _checked_plan()
+
+
+@lru_cache
+def plan_of(scale):
+    return PLAN if scale == PLAN.scale else Plan(PLAN.config, scale)
+
+
+def plan(wildcards):
+    return plan_of(wildcards.scale)
+
+
+def one_of(names):
+    return "|".join(names)
+
+
+wildcard_constraints:
+    scale=one_of(PLAN.config.scales),
+    task=one_of(PLAN.config.tasks),
+    dataset=one_of(PLAN.config.datasets),
+    split=one_of({name for task in PLAN.config.tasks.values() for name in task.splits}),
+    method=one_of(PLAN.config.methods),
+    figure=one_of(PLAN.config.figures),
+    seed=r"\d+",
+
+
+def task_module(wildcards):
+    return PLAN.config.tasks[wildcards.task].module
+
+
+def method_of(wildcards):
+    return PLAN.config.methods[wildcards.method]
+
+
+def method_inputs(wildcards):
+    """Positive controls alone get the truth."""
+    folder = "results/{scale}/{task}/{dataset}/{split}".format(**wildcards)
+    files = {"data": f"{folder}/data.h5ad"}
+    if method_of(wildcards).role == "positive_control":
+        files["truth"] = f"{folder}/truth.h5ad"
+    return files
+
+
+def truth_flag(wildcards):
+    files = method_inputs(wildcards)
+    return f"--truth {files['truth']}" if "truth" in files else ""
+
+
+def job_folders(wildcards):
+    jobs = plan(wildcards).jobs(wildcards.task, wildcards.dataset)
+    return [job.folder(wildcards.scale) for job in jobs]
+
+
+def job_files(wildcards):
+    names = ("metrics.tsv", "run.json")
+    return [f"{folder}/{name}" for folder in job_folders(wildcards) for name in names]
+
+
+def per_dataset(name):
+    def files(wildcards):
+        datasets = plan(wildcards).datasets(wildcards.task)
+        return [
+            f"results/{wildcards.scale}/{wildcards.task}/{dataset}/{name}"
+            for dataset in datasets
+        ]
+
+    return files
+
+
+def figure_tables(wildcards):
+    """The tables of the figure's task and the cells of the jobs that it draws."""
+    task = PLAN.config.figures[wildcards.figure].task
+    tables = [
+        f"results/{wildcards.scale}/tables/{task}_{name}.tsv"
+        for name in ("scores", "summary")
+    ]
+    folders = [
+        job.folder(wildcards.scale)
+        for job in plan(wildcards).drawn_jobs(wildcards.figure)
+    ]
+    cells = [
+        f"{folder}/{name}.tsv" for folder in folders for name in ("cells", "embedding")
+    ]
+    return tables + cells
+
+
+def plot_functions(wildcards):
+    return sorted(
+        {panel.plot for panel in PLAN.config.figures[wildcards.figure].panels}
+    )
+
+
+def metric_modules(wildcards):
+    return sorted(
+        {
+            name
+            for task in plan(wildcards).tasks
+            for name in PLAN.config.tasks[task].metrics
+        }
+    )
+
+
+def report_files(wildcards):
+    """Every table, figure and card that the report reads."""
+    scale, current = wildcards.scale, plan(wildcards)
+    names = [
+        f"tables/{task}_{name}.tsv"
+        for task in current.tasks
+        for name in ("scores", "summary", "runs")
+    ]
+    names += [
+        f"figures/{figure}.{suffix}"
+        for figure in current.figures
+        for suffix in ("png", "tsv")
+    ]
+    names += [f"datasets/{dataset}.json" for dataset in current.datasets()]
+    names += [
+        f"{task}/{dataset}/{split}/split.json"
+        for task in current.tasks
+        for dataset in current.datasets(task)
+        for split in current.splits(task)
+    ]
+    return [f"results/{scale}/{name}" for name in names]
