@@ -5,20 +5,22 @@ Pure Python on the typed configuration. The Snakefile only asks the Plan; nothin
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from scgpt.checks import check_call, check_params, check_references, load
+from scgpt.checks import at, check_parameters, check_references
 from scgpt.config import Config, Selection, parse_config
 from scgpt.errors import ConfigError
 from scgpt.files import canonical_json
 from scgpt.provenance import code_digest
+from scgpt.static import class_parameters, function_parameters, method_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgpt.config import DatasetConfig, ScaleConfig, TaskConfig
+    from scgpt.config import DatasetConfig, FigureConfig, ScaleConfig, TaskConfig
 
 
 @dataclass(frozen=True, order=True)
@@ -173,38 +175,56 @@ class Plan:
 
     def table_spec(self, task: str) -> str:
         """Return what the `table` step needs to know: the roles decide floor and ceiling."""
-        roles = {name: self.config.methods[name].role for name in self.methods(task)}
+        block, methods = self.config.tasks[task], self.methods(task)
         return canonical_json(
-            {"task": task, "roles": roles, "metrics": self.config.tasks[task].metrics}
+            {
+                "task": task,
+                "roles": {name: self.config.methods[name].role for name in methods},
+                "metrics": block.metrics,
+                "headline": block.headline,
+                "compared": block.compared if block.compared in methods else None,
+            }
         )
 
     def figure_spec(self, figure: str) -> str:
-        """Return the panels of a figure, those that repeat over data sets spelled out."""
+        """Return the declaration of a figure, repeated panels spelled out, and the words to use."""
         block = self.config.figures[figure]
-        panels = []
-        for panel in block.panels:
-            entry = panel.model_dump(exclude={"repeat"})
-            if panel.repeat is None:
-                panels.append(entry)
-                continue
-            for dataset in self.datasets(block.task):
-                title = panel.title.replace("{dataset}", self.config.datasets[dataset].title)
-                where = {**panel.where, "dataset": dataset}
-                panels.append({**entry, "where": where, "title": title})
-        titles = {name: self.config.methods[name].title for name in self.methods(block.task)}
+        datasets, methods = self.datasets(block.task), self.methods(block.task)
+        spec = block.model_dump(include={"title", "width", "columns"})
         return canonical_json(
             {
-                "figure": figure,
-                "title": block.title,
-                "caption": block.caption,
-                "columns": block.columns,
-                "panels": panels,
-                "method_titles": titles,
-                "dataset_titles": {
-                    name: self.config.datasets[name].title for name in self.datasets(block.task)
+                "figure": {**spec, "panels": self._panels(block, datasets)},
+                "titles": {
+                    **{name: self.config.datasets[name].title for name in datasets},
+                    **{name: self.config.methods[name].title for name in methods},
+                    **{
+                        name: name.replace("_", " ")
+                        for name in self.config.tasks[block.task].headline
+                    },
                 },
+                "roles": {name: self.config.methods[name].role for name in methods},
             }
         )
+
+    def _panels(self, block: FigureConfig, datasets: list[str]) -> list[dict[str, Any]]:
+        """Spell out panels that repeat: neighbours repeat together, data set by data set."""
+        panels = []
+        for repeat, group in itertools.groupby(block.panels, key=lambda panel: panel.repeat):
+            entries = [panel.model_dump(exclude={"repeat"}) for panel in group]
+            if repeat is None:
+                panels += entries
+                continue
+            for dataset in datasets:
+                title = self.config.datasets[dataset].title
+                panels += [
+                    {
+                        **entry,
+                        "where": {**entry["where"], "dataset": dataset},
+                        "title": entry["title"].replace("{dataset}", title),
+                    }
+                    for entry in entries
+                ]
+        return panels
 
     def drawn_jobs(self, figure: str) -> list[Job]:
         """Return the jobs whose cells a figure draws: first split, first seed, every data set."""
@@ -224,51 +244,60 @@ class Plan:
 
     def report_spec(self) -> str:
         """Return everything the report says that stands in the configuration."""
-        config, tasks = self.config, {}
-        for task in self.tasks:
-            block = config.tasks[task]
-            tasks[task] = {
-                "title": block.title,
-                "description": block.description,
-                "headline": block.headline,
-                "metrics": block.metrics,
+        config = self.config
+        keys = {"title", "description", "headline", "metrics"}
+        tasks = {
+            task: {
+                **config.tasks[task].model_dump(include=keys),
                 "splits": self.splits(task),
                 "datasets": self.datasets(task),
                 "figures": [name for name in self.figures if config.figures[name].task == task],
-                "methods": [
-                    {
-                        "name": name,
-                        "title": config.methods[name].title,
-                        "role": config.methods[name].role,
-                        "description": config.methods[name].description,
-                        "reference": config.methods[name].reference,
-                        "params": self.method_params(task, name),
-                    }
-                    for name in self.methods(task)
-                ],
             }
+            for task in self.tasks
+        }
         return canonical_json(
             {
                 "scale": self.scale,
                 "description": self.settings.description,
-                "seeds": self.settings.seeds,
+                "datasets": self.datasets(),
                 "tasks": tasks,
+                "methods": self._described_methods(),
+                "deviations": [
+                    entry.model_dump()
+                    for task in self.tasks
+                    for entry in config.tasks[task].deviations
+                ],
                 "figures": {
-                    name: {
-                        "title": config.figures[name].title,
-                        "caption": config.figures[name].caption,
-                    }
+                    name: config.figures[name].model_dump(include={"title", "caption"})
                     for name in self.figures
                 },
             }
         )
+
+    def _described_methods(self) -> list[dict[str, Any]]:
+        described = []
+        for name, block in self.config.methods.items():
+            tasks = [task for task in self.tasks if name in self.methods(task)]
+            if tasks:
+                described.append(
+                    {
+                        "name": name,
+                        **block.model_dump(include={"title", "role", "description", "reference"}),
+                        "tasks": tasks,
+                        "parameters": {task: self.method_params(task, name) for task in tasks},
+                    }
+                )
+        return described
 
     def code(self, step: str, *entries: str) -> str:
         """Return the digest of a step's module and of the entry points it calls."""
         return code_digest(f"scgpt.steps.{step}", *entries)
 
     def check_parameters(self) -> None:
-        """Check every reader, task and method parameter of this scale against its typed class.
+        """Check every reader, task and method parameter of this scale against its receiver.
+
+        Names only, from the source, so that nothing heavy is imported; types are checked by the
+        receiver when the job starts.
 
         Raises
         ------
@@ -277,15 +306,21 @@ class Plan:
         """
         for name in self.datasets():
             block = self.config.datasets[name]
-            check_call(block.reader, self._dataset_params(block), f"datasets.{name}.params")
+            with at(f"datasets.{name}.reader"):
+                known = function_parameters(block.reader)
+            check_parameters(
+                self._dataset_params(block), known, f"datasets.{name}.params", given=("files",)
+            )
         for task in self.tasks:
             block = self.config.tasks[task]
-            params = load(f"{block.module}:Params", f"tasks.{task}.module")
-            check_params(params, self._task_params(block), f"tasks.{task}.params")
+            with at(f"tasks.{task}.module"):
+                known = class_parameters(f"{block.module}:Params")
+            check_parameters(self._task_params(block), known, f"tasks.{task}.params")
             for method in self.methods(task):
-                where = f"methods.{method}"
-                entry = load(self.config.methods[method].tasks[task], f"{where}.tasks.{task}")
-                check_params(entry.Params, self.method_params(task, method), f"{where}.params")
+                with at(f"methods.{method}.tasks.{task}"):
+                    known = method_parameters(self.config.methods[method].tasks[task])
+                params = self.method_params(task, method)
+                check_parameters(params, known, f"methods.{method}.params")
 
     def _dataset_params(self, block: DatasetConfig) -> dict[str, Any]:
         return merge(block.params, block.scale_params.get(self.scale, {}))

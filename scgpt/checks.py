@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from scgpt.config import Config, explain
 from scgpt.errors import ConfigError
 from scgpt.provenance import module_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from scgpt.config import MethodConfig
+    from scgpt.config import Config, MethodConfig
+    from scgpt.static import Parameters
 
 
 def load(entry: str, where: str) -> Any:
@@ -67,6 +65,8 @@ def check_references(config: Config) -> None:
         need(dataset.scale_params, config.scales, f"datasets.{name}.scale_params")
     for name, task in config.tasks.items():
         need(task.scale_params, config.scales, f"tasks.{name}.scale_params")
+        if task.compared is not None:
+            need([task.compared], config.methods, f"tasks.{name}.compared")
     for name, method in config.methods.items():
         _check_method(name, method, config, need)
     for name, figure in config.figures.items():
@@ -98,39 +98,46 @@ def _check_method(name: str, method: MethodConfig, config: Config, need: Any) ->
         need([method.model], config.models, f"{where}.model")
 
 
-def check_params(model: Any, params: dict[str, Any], where: str) -> None:
-    """Check a mapping of parameters against its typed class.
+def check_parameters(
+    params: dict[str, Any], parameters: Parameters, where: str, *, given: tuple[str, ...] = ()
+) -> None:
+    """Check the keys of a mapping against the names that its receiver knows.
+
+    Parameters
+    ----------
+    params
+        The mapping from the configuration.
+    parameters
+        Known and required names.
+    where
+        Key path, for the message.
+    given
+        Names that the step fills in itself; the configuration must not.
 
     Raises
     ------
     ConfigError
-        One line per wrong parameter, with the key path and the known names.
+        One line per unknown or missing key, with the known names.
     """
+    known = [name for name in parameters.known if name not in given]
+    shown = ", ".join(sorted(known)) or "none"
+    problems = [
+        f"{where}.{name}: unknown key. Known keys: {shown}" for name in params if name not in known
+    ]
+    problems += [
+        f"{where}.{name}: required key is missing"
+        for name in parameters.required
+        if name in known and name not in params
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Put the key path in front of the message of a ConfigError."""
     try:
-        model.model_validate(params)
-    except ValidationError as error:
-        raise ConfigError(explain(error, model, where)) from None
-
-
-def check_call(entry: str, params: dict[str, Any], where: str) -> None:
-    """Check keyword arguments against the signature of the function they are meant for.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown or a missing argument, with the key path and the known names.
-    """
-    function = load(entry, where.rsplit(".", 1)[0] + ".reader")
-    known = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name != "files"  # given by the step, not by the configuration
-    }
-    for name in params:
-        if name not in known:
-            msg = f"{where}.{name}: unknown key. Known keys: {', '.join(known) or 'none'}"
-            raise ConfigError(msg)
-    for name, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and name not in params:
-            msg = f"{where}.{name}: required key is missing"
-            raise ConfigError(msg)
+        yield
+    except ConfigError as error:
+        msg = f"{where}: {error}"
+        raise ConfigError(msg) from None

@@ -122,7 +122,7 @@ def _add_report_verbs(verbs: Any) -> None:
     _paths(parser, "scores", "runs")
     parser = _verb(verbs, "table", _table, "summarise a task")
     _paths(parser, "scores", "runs", nargs="+")
-    _paths(parser, "all-scores", "summary", "all-runs")
+    _paths(parser, "all-scores", "summary", "comparisons", "all-runs")
     parser = _verb(verbs, "figure", _figure, "draw a figure from tables (C7)")
     _paths(parser, "tables", nargs="+")
     _paths(parser, "pdf", "png", "tsv")
@@ -215,6 +215,7 @@ def _table(options: argparse.Namespace) -> None:
         runs=options.runs,
         all_scores=options.all_scores,
         summary=options.summary,
+        comparisons=options.comparisons,
         all_runs=options.all_runs,
     )
 

@@ -69,6 +69,15 @@ class SplitConfig(Strict):
     seed: int
 
 
+class Deviation(Strict):
+    """Where this reproduction does something else than the paper, and why."""
+
+    topic: str
+    paper: str
+    here: str
+    reason: str
+
+
 class TaskConfig(Strict):
     """One task: what is hidden, what is predicted, how it is scored."""
 
@@ -77,9 +86,13 @@ class TaskConfig(Strict):
     module: str = Field(description="Module with Params, prepare, scoring_arrays, coordinates.")
     metrics: list[str] = Field(min_length=1, description="Modules whose metrics score the task.")
     headline: list[str] = Field(min_length=1, description="Metrics shown first, in this order.")
+    compared: str | None = Field(
+        None, description="Method that every other one is compared with, replicate by replicate."
+    )
     splits: dict[str, SplitConfig] = Field(min_length=1)
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters of `prepare`.")
     scale_params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    deviations: list[Deviation] = Field(default_factory=list)
 
 
 class ModelConfig(Strict):
@@ -115,14 +128,18 @@ class PanelConfig(Strict):
     """One panel of a figure: a plot function, the table it reads, the rows it shows."""
 
     plot: str = Field(description="Entry point `module:function`.")
-    table: Literal["cells", "embedding", "confusion", "scores", "summary"]
-    title: str = ""
-    where: dict[str, str | list[str]] = Field(default_factory=dict)
-    options: dict[str, Any] = Field(default_factory=dict)
-    repeat: Literal["dataset"] | None = Field(
-        None, description="dataset: one panel for every data set that the scale runs."
+    table: Literal["cells", "embedding", "scores", "summary"]
+    title: str = Field("", description="`{dataset}` stands for the title of the data set.")
+    where: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="Column of the table -> value or values to keep."
     )
-    span: int = Field(1, ge=1, description="Columns of the grid that the panel covers.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the plot.")
+    repeat: Literal["dataset"] | None = Field(
+        None, description="dataset: once for every data set that the scale runs."
+    )
+    span: int | None = Field(None, ge=1, description="Units of width; null: the whole row.")
+    height: float = Field(2.4, gt=0, description="Inches; a row is as high as its highest panel.")
+    letter: bool = Field(default=True, description="false: belongs to the letter before.")
 
 
 class FigureConfig(Strict):
@@ -132,7 +149,8 @@ class FigureConfig(Strict):
     caption: str
     task: str
     method: str | None = Field(None, description="Method whose cells are drawn.")
-    columns: int = Field(4, ge=1)
+    width: float = Field(7.1, gt=0, description="Inches.")
+    columns: int = Field(12, ge=1, description="Units of width that a row holds.")
     panels: list[PanelConfig] = Field(min_length=1)
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from scgpt.checks import load
 from scgpt.data import contracts
 from scgpt.data.io import write_h5ad
+from scgpt.data.preprocess import check_counts, check_lognorm
 from scgpt.errors import DataError
-from scgpt.files import write_json
+from scgpt.files import sha256_file, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +35,17 @@ def run(spec: dict[str, Any], *, output: Path, card: Path, raw: Path | None = No
     arguments = dict(spec["params"]) if raw is None else {**spec["params"], "files": raw}
     adata = reader(**arguments)
     value_kind = adata.uns.get("value_kind", "counts")
+    check = check_counts if value_kind == "counts" else check_lognorm
+    check(adata.X, cell_names=adata.obs_names, gene_names=adata.var_names)
     adata = limit(adata, **spec["limits"])
     adata.obs = adata.obs[[name for name in KEPT if name in adata.obs]].copy()
     for name in adata.obs:
         adata.obs[name] = adata.obs[name].astype("category").cat.remove_unused_categories()
     description = describe(adata, spec)
     adata.uns = {}
-    write_json(card, description)
     write_h5ad(adata, output, contracts.DATASET, dataset=spec["dataset"], value_kind=value_kind)
+    written = {"sha256": sha256_file(output), "size_bytes": output.stat().st_size}
+    write_json(card, {**description, **written})
 
 
 def limit(adata: AnnData, *, max_cells: int | None, max_genes: int | None) -> AnnData:
@@ -78,6 +82,7 @@ def describe(adata: AnnData, spec: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         **{key: spec[key] for key in ("title", "kind", "reference", "license", "notes")},
+        "source": f"{spec['kind']}: {spec['reader']}",
         "found": found,
         "warnings": [] if limited else warnings,
         "limited": limited,

@@ -55,6 +55,7 @@ def prepare(dataset: AnnData, params: Params, *, seed: int) -> tuple[AnnData, An
         If a column is missing or one side has no cells.
     """
     from scgpt.data import preprocess
+    from scgpt.data.io import labels_only
     from scgpt.data.splits import split_reference
 
     _check_columns(dataset)
@@ -78,16 +79,15 @@ def prepare(dataset: AnnData, params: Params, *, seed: int) -> tuple[AnnData, An
     )
     variable = data.var["highly_variable"].to_numpy()
     data.obsm["X_pca"] = preprocess.pca(
-        data.layers["lognorm"][:, variable], n_components=params.n_pcs, fit_rows=is_reference
+        data.layers["lognorm"][:, variable],
+        n_components=min(params.n_pcs, variable.sum() - 1, is_reference.sum() - 1),
+        fit_rows=is_reference,
     )
     is_test = (data.obs["split"] == "test").to_numpy()
     truth = data.obs.loc[is_test, ["cell_type"]].copy()
     truth["cell_type"] = truth["cell_type"].cat.remove_unused_categories()
     visible = data.obs["cell_type"].mask(is_test)
     data.obs["cell_type"] = visible.cat.remove_unused_categories()
-
-    from scgpt.data.io import labels_only
-
     return data, labels_only(truth)
 
 
@@ -194,11 +194,22 @@ def _embedding(cells: pd.DataFrame, prediction: AnnData, max_cells: int) -> pd.D
 
 
 def describe(data: AnnData, truth: AnnData) -> dict[str, Any]:
-    """Return the sizes of a split for the report."""
+    """Return the sizes of a split, and in words what limits the scores on it."""
     known = set(data.obs["cell_type"].cat.categories)
+    unknown = truth.obs["cell_type"][~truth.obs["cell_type"].isin(known)]
+    sizes = {name: int(n) for name, n in data.obs["split"].value_counts().items()}
+    notes = [f"{sizes['train']} train, {sizes['valid']} valid and {sizes['test']} test cells"]
+    if len(unknown):
+        types = ", ".join(sorted(unknown.unique()))
+        notes.append(
+            f"{len(unknown)} query cells are of types that the reference lacks ({types}): no "
+            f"method that learns from the reference can exceed an accuracy of "
+            f"{1 - len(unknown) / len(truth):.3f}"
+        )
     return {
-        **{f"n_{name}": int(n) for name, n in data.obs["split"].value_counts().items()},
+        "sizes": sizes,
         "n_types_reference": len(known),
         "n_types_query": int(truth.obs["cell_type"].nunique()),
-        "types_only_in_query": sorted(set(truth.obs["cell_type"]) - known),
+        "types_only_in_query": sorted(unknown.unique()),
+        "notes": notes,
     }

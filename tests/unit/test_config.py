@@ -71,7 +71,7 @@ def test_schema_file_is_current(root):
         (
             "methods.knn_pca.tasks",
             {"annotation": "scgpt.methods.knn:Nothing"},
-            "module 'scgpt.methods.knn' has no 'Nothing'",
+            "tasks.annotation: module 'scgpt.methods.knn' has no class 'Nothing'",
         ),
         ("methods.knn_pca.role", "control", "methods.knn_pca.role: Input should be 'method'"),
         ("methods.scgpt_scratch.model", "human", "methods.scgpt_scratch.model: 'human' is not"),

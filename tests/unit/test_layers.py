@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-LAYER_0 = {"errors", "files", "config", "checks", "benchmark", "provenance"}
+LAYER_0 = {"errors", "files", "config", "checks", "benchmark", "provenance", "static"}
 ALLOWED = {
     "data": LAYER_0 | {"data"},
     "model": {"errors", "files", "model"},
@@ -90,10 +90,18 @@ def test_light_steps_load_no_heavy_package(step):
     assert done.stdout.strip() == "[]"
 
 
-def test_plan_loads_no_heavy_package():
-    code = (
-        "import sys, scgpt.benchmark; "
-        f"print(sorted(m for m in {sorted(HEAVY)!r} if m in sys.modules))"
+def test_plan_loads_no_heavy_package(root):
+    code = f"""
+import sys, yaml
+from pathlib import Path
+from scgpt.benchmark import load_plan
+raw = {{}}
+for path in Path("config").glob("*.yaml"):
+    raw |= yaml.safe_load(path.read_text())
+load_plan(raw, "tiny").check_parameters()
+print(sorted(name for name in {sorted(HEAVY)!r} if name in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -138,7 +138,7 @@ def report_files(wildcards):
     names = [
         f"tables/{task}_{name}.tsv"
         for task in current.tasks
-        for name in ("scores", "summary", "runs")
+        for name in ("scores", "summary", "comparisons", "runs")
     ]
     names += [
         f"figures/{figure}.{suffix}"

@@ -17,6 +17,7 @@ rule table:
             category="Tables",
             labels={"task": "{task}"},
         ),
+        comparisons="results/{scale}/tables/{task}_comparisons.tsv",
         runs="results/{scale}/tables/{task}_runs.tsv",
     log:
         "results/{scale}/tables/{task}.log",
@@ -34,6 +35,7 @@ rule table:
         " --runs {input.runs:q}"
         " --all-scores {output.scores:q}"
         " --summary {output.summary:q}"
+        " --comparisons {output.comparisons:q}"
         " --all-runs {output.runs:q}"
         " 2> {log:q}"
 

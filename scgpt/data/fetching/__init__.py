@@ -1,0 +1,1 @@
+"""The parts of a download: sources, transfers, verification, records, archives."""

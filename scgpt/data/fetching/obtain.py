@@ -1,0 +1,279 @@
+"""Obtain one file: the copy that is there, a local copy, or the first source that delivers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from scgpt.config import FileSpec
+from scgpt.data.fetching.archives import unpack
+from scgpt.data.fetching.copy_transfer import transfer_copy
+from scgpt.data.fetching.drive_transfer import transfer_drive
+from scgpt.data.fetching.ftp_transfer import transfer_ftp
+from scgpt.data.fetching.http_transfer import transfer_http
+from scgpt.data.fetching.meter import Meter
+from scgpt.data.fetching.partial import DiskProblem, Partial, readable
+from scgpt.data.fetching.policy import Refused, SourceFailed, with_retries
+from scgpt.data.fetching.record import exclusive
+from scgpt.data.fetching.sources import local_sources, parse_sources, shown
+from scgpt.data.fetching.verify import Mismatch, examine
+from scgpt.errors import DataError, DownloadError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scgpt.data.fetching.policy import Policy
+    from scgpt.data.fetching.record import Record
+    from scgpt.data.fetching.sources import Mirror, Source
+    from scgpt.data.fetching.verify import Expected, Found
+
+_TRANSFERS = {
+    "http": transfer_http,
+    "ftp": transfer_ftp,
+    "file": transfer_copy,
+    "drive": transfer_drive,
+    "drive-folder": transfer_drive,
+}
+_MARK = ".rehearsal"
+_BY_HAND = "placed by hand"
+_LOCAL = "local copy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is the same for all files of one call.
+
+    Parameters
+    ----------
+    record
+        The lock file.
+    offline
+        Whether no network may be used.
+    local
+        Folder with copies that a user made by hand.
+    mirror
+        Server that stands for all others.
+    archives
+        Folder for archives that files are taken out of.
+    policy
+        Limits.
+    progress
+        Whether anything is printed.
+    """
+
+    record: Record
+    offline: bool
+    local: Path | None
+    mirror: Mirror | None
+    archives: Path
+    policy: Policy
+    progress: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One file to obtain.
+
+    Parameters
+    ----------
+    name
+        File name.
+    group
+        Data set or model; `group/name` is the key in the lock file.
+    spec
+        Sources and digests.
+    folder
+        Where the file will stand.
+    kind
+        Kind of content where neither name nor spec tell.
+    """
+
+    name: str
+    group: str
+    spec: FileSpec
+    folder: Path
+    kind: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name in the lock file and in messages."""
+        return f"{self.group}/{self.name}"
+
+    @property
+    def path(self) -> Path:
+        """Where the file will stand."""
+        return self.folder / self.name
+
+
+def obtain(wanted: Wanted, setup: Setup) -> Path:
+    """Return the path of the verified, recorded file, fetching it if it is not there yet.
+
+    The caller holds the lock of the folder.
+
+    Raises
+    ------
+    DownloadError
+        If no source delivers it, or the file that is there is another one.
+    """
+    expected = setup.record.expected(wanted.key, wanted.name, wanted.spec)
+    expected = replace(expected, kind=expected.kind or wanted.kind)
+    with Meter(wanted.key, enabled=setup.progress) as meter:
+        if wanted.path.exists():
+            _accept(wanted, expected, setup)
+            return wanted.path
+        problems: list[tuple[Source, SourceFailed]] = []
+        for source in _sources(wanted, setup):
+            try:
+                _obtain_from(source, wanted, expected, setup, meter)
+                return wanted.path
+            except SourceFailed as problem:
+                problems.append((source, problem))
+                meter.say(f"{shown(source.written)}: {problem}")
+    raise DownloadError(_advice(wanted, problems, setup))
+
+
+def mark_rehearsal(folder: Path, mirror: Mirror | None) -> None:
+    """Keep stand-in files and real ones apart: a folder holds either.
+
+    Raises
+    ------
+    DownloadError
+        If the folder holds stand-ins and this is not a rehearsal, or the other way round.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if mirror is not None and mirror.rehearsal:
+        if not is_rehearsal(folder) and any(p.name[0] != "." for p in folder.iterdir()):
+            msg = f"{folder}: holds files that are no stand-ins; rehearse in another folder"
+            raise DownloadError(msg)
+        (folder / _MARK).touch()
+    elif is_rehearsal(folder):
+        msg = f"{folder}: holds stand-in files of a rehearsal; delete the folder, then run again"
+        raise DownloadError(msg)
+
+
+def is_rehearsal(folder: Path) -> bool:
+    """Return whether a folder holds stand-ins."""
+    return (folder / _MARK).exists()
+
+
+def _sources(wanted: Wanted, setup: Setup) -> list[Source]:
+    copies = local_sources(setup.local, wanted.group, wanted.name) if setup.local else []
+    return copies + [
+        source for written in wanted.spec.urls for source in parse_sources(written, setup.mirror)
+    ]
+
+
+def _accept(wanted: Wanted, expected: Expected, setup: Setup) -> None:
+    """Accept a file that is there already: from an earlier run, or placed by hand."""
+    try:
+        found = examine(wanted.path, expected)
+    except Refused as problem:
+        msg = (
+            f"{wanted.path}: {problem}; the file was changed, or placed here by mistake: "
+            f"delete it and run again to fetch it anew"
+        )
+        raise DownloadError(msg) from problem
+    setup.record.add(wanted.key, found, _BY_HAND)
+
+
+def _obtain_from(
+    source: Source, wanted: Wanted, expected: Expected, setup: Setup, meter: Meter
+) -> None:
+    partial = Partial(wanted.path)
+    if source.members:
+        _take_out(source, partial, setup, meter)
+        found = _examined(partial, expected)
+    elif source.is_remote and setup.offline:
+        msg = "not tried: offline"
+        raise Refused(msg)
+    else:
+        found = _transfer(source, partial, expected, setup.policy, meter)
+    is_copy = source.written == source.address and not source.is_remote
+    setup.record.add(wanted.key, found, _LOCAL if is_copy else shown(source.written))
+    partial.publish()
+    meter.say(f"{readable(found.size)} from {shown(source.written)}, sha256 {found.sha256}")
+
+
+def _transfer(
+    source: Source, partial: Partial, expected: Expected, policy: Policy, meter: Meter
+) -> Found:
+    transfer = _TRANSFERS[source.transport]
+
+    def bring() -> None:
+        with_retries(
+            lambda: transfer(source, partial, expected, policy, meter),
+            policy,
+            progress=lambda: partial.held,
+            say=meter.say,
+        )
+
+    meter.say(f"fetching {shown(source.written)}")
+    bring()
+    try:
+        return _examined(partial, expected)
+    except Refused as problem:
+        if not partial.is_patched:
+            raise
+        meter.say(f"{problem}; it came in pieces, so once more from the first byte")
+    bring()
+    return _examined(partial, expected)
+
+
+def _examined(partial: Partial, expected: Expected) -> Found:
+    """Check a complete partial file; a wrong one is removed at once."""
+    try:
+        return examine(partial.path, expected)
+    except Refused:
+        partial.discard()
+        raise
+
+
+def _take_out(source: Source, partial: Partial, setup: Setup, meter: Meter) -> None:
+    """Fetch the archive that `source` is a member of, and take the member out of it."""
+    container = source.container()
+    wanted = Wanted(
+        name=source.archive_name(),
+        group="archives",
+        spec=FileSpec(urls=[container.written]),
+        folder=setup.archives,
+        kind="archive",
+    )
+    member = "#".join(source.members)
+    lock = setup.archives / f".{wanted.name}.lock"
+    partial.clear_staging()
+
+    def tell() -> None:
+        meter.say(f"waiting for another process that fetches {wanted.name}")
+
+    try:
+        mark_rehearsal(setup.archives, setup.mirror)
+        with exclusive(lock, temporary=True, on_wait=tell):
+            archive = obtain(wanted, setup)
+        policy = setup.policy
+        paths = unpack(
+            archive,
+            partial.staging,
+            members=[member],
+            max_bytes=policy.max_unpacked,
+            max_members=policy.max_members,
+        )
+    except DiskProblem:
+        raise
+    except (DownloadError, DataError) as problem:
+        msg = " ".join(str(problem).split())
+        raise Refused(msg) from problem
+    partial.adopt(paths[member])
+
+
+def _advice(wanted: Wanted, problems: list[tuple[Source, SourceFailed]], setup: Setup) -> str:
+    lines = [f"{wanted.key}: no source delivered the file"]
+    lines += [f"  {shown(source.written)}: {problem}" for source, problem in problems]
+    if any(isinstance(problem, Mismatch) for _, problem in problems):
+        lines.append(
+            f"If the publisher has replaced the file and the new one is right, change its size and "
+            f"digest in the configuration, or remove '{wanted.key}' from {setup.record.path}."
+        )
+    places = f"{wanted.path} or $SCGPT_LOCAL_DATA/{wanted.key}"
+    offline = " Or unset SCGPT_OFFLINE to use the network." if setup.offline else ""
+    lines.append(f"To provide it by hand, put it at {places}, and run again.{offline}")
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""scGPT fine-tuned to recognise cell types, from pretrained weights or from scratch.
+
+Shapes: B cells, C classes, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from scgpt.errors import DataError
+from scgpt.methods.base import Method, annotation_prediction
+from scgpt.methods.inputs import (
+    cell_types_of,
+    cells_of,
+    lognorm_matrix,
+    query_cells,
+    training_cells,
+)
+from scgpt.methods.scgpt_common import (
+    ScGPTParams,
+    choose_genes,
+    genes_in_vocabulary,
+    start_model,
+    tokenize_cells,
+)
+from scgpt.training.batches import BatchOptions, CellBatches
+from scgpt.training.determinism import derive_seed, isolated_torch
+from scgpt.training.finetune import FinetuneLoss, FinetuneRecipe, freeze_encoders
+from scgpt.training.inference import run_cell_heads
+from scgpt.training.loop import train
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgpt.data.tokens import TokenizedCells
+    from scgpt.model.receipt import LoadReceipt
+    from scgpt.training.loop import TrainingResult
+
+logger = logging.getLogger(__name__)
+
+
+class ScGPTAnnotationParams(ScGPTParams):
+    """Parameters of `ScGPTAnnotation`."""
+
+    objectives: dict[str, float] = Field(default_factory=lambda: {"cls": 1.0})
+    """Weight of each objective; the published recipe has `cls` alone."""
+
+    mask_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of tokens masked while training, for objectives that predict masked values."""
+
+
+class ScGPTAnnotation(Method):
+    """Fine-tune on the reference with the CLS objective; answer the most probable type.
+
+    Confidence is the softmax probability of the answer; `obsm["X_emb"]` is the cell embedding
+    divided by its length. A type that the reference lacks cannot be answered.
+
+    Attributes
+    ----------
+    receipt
+        What became of every tensor of the checkpoint; None when trained from scratch.
+
+    References
+    ----------
+    Cui et al. 2024, doi:10.1038/s41592-024-02201-0, Methods, "Cell type annotation".
+    """
+
+    Params = ScGPTAnnotationParams
+    params: ScGPTAnnotationParams
+    receipt: LoadReceipt | None = None
+
+    def fit(self, data: AnnData) -> None:
+        """Train on the training cells and keep the epoch with the lowest validation loss.
+
+        Raises
+        ------
+        DataError
+            If there are fewer than two types, or no gene is in the vocabulary.
+        CheckpointError
+            If the checkpoint does not fit.
+        """
+        train_cells, valid_cells = training_cells(data), cells_of(data, "valid")
+        labels = [cell_types_of(data, cells) for cells in (train_cells, valid_cells)]
+        self.categories = np.unique(np.concatenate(labels))
+        if len(self.categories) < 2:
+            msg = f"the reference has the single type {self.categories[0]!r}; two are needed"
+            raise DataError(msg)
+        recipe = self._recipe()
+        genes = choose_genes(data, self.params)
+        self.model, self.vocab, self.receipt = start_model(
+            self.params,
+            self.context,
+            genes=genes,
+            options=self._model_options(recipe),
+            fresh={"cls.*": "a new classifier for the cell types of this reference"},
+        )
+        self.genes = genes_in_vocabulary(genes, self.vocab)
+        if recipe.freeze_encoders:
+            freeze_encoders(self.model)
+        sources = [
+            self._batches(data, cells, labels=names, training=True) if len(cells) else None
+            for cells, names in zip((train_cells, valid_cells), labels, strict=True)
+        ]
+        if sources[1] is None:
+            logger.warning("no validation cells: the weights of the last epoch are used")
+        self.result = self._train(recipe, *sources)
+        self.history = self.result.history
+
+    def _recipe(self) -> FinetuneRecipe:
+        return FinetuneRecipe(
+            objectives=self.params.objectives,
+            mask_ratio=self.params.mask_ratio,
+            freeze_encoders=self.params.freeze_encoders,
+        )
+
+    def _model_options(self, recipe: FinetuneRecipe) -> dict[str, object]:
+        options = recipe.model_options(n_classes=len(self.categories))
+        if self.params.init == "checkpoint":
+            # Which other heads there are is the checkpoint's business; they are loaded and unused.
+            return {"n_classes": options["n_classes"]}
+        return options
+
+    def _train(
+        self, recipe: FinetuneRecipe, train_batches: CellBatches, valid_batches: CellBatches | None
+    ) -> TrainingResult:
+        with isolated_torch(self.context.device, threads=self._threads):
+            return train(
+                self.model,
+                loss_fn=FinetuneLoss(recipe),
+                train_batches=train_batches,
+                valid_batches=valid_batches,
+                config=self.params.training_config(),
+                seed=self.context.seed,
+                device=self.context.device,
+                scratch=self.context.scratch,
+                progress=self.context.progress,
+                fingerprint=recipe.fingerprint,
+            )
+
+    def predict(self, data: AnnData) -> AnnData:
+        """Return type, confidence and embedding of the test cells."""
+        cells = query_cells(data)
+        batches = self._batches(data, cells, labels=None, training=False)
+        with isolated_torch(self.context.device, threads=self._threads):
+            found = run_cell_heads(
+                self.model,
+                batches,
+                heads=("cls", "cell_embedding"),
+                device=self.context.device,
+                config=self.params.training_config(),
+            )
+        probabilities_BC = softmax(found["cls"])
+        embedding_BD = found["cell_embedding"].astype(np.float64)
+        embedding_BD /= np.linalg.norm(embedding_BD, axis=1, keepdims=True)
+        as_in_data = np.argsort(cells)
+        return annotation_prediction(
+            data.obs_names[np.sort(cells)],
+            self.categories[probabilities_BC.argmax(axis=1)][as_in_data],
+            categories=self.categories,
+            confidence=probabilities_BC.max(axis=1)[as_in_data],
+            embedding=embedding_BD[as_in_data],
+        )
+
+    @property
+    def _threads(self) -> int | None:
+        return self.context.threads
+
+    def _batches(
+        self, data: AnnData, cells: np.ndarray, *, labels: np.ndarray | None, training: bool
+    ) -> CellBatches:
+        params = self.params
+        return CellBatches(
+            self._tokens(data, cells),
+            pad_id=self.vocab.pad_id,
+            options=BatchOptions(
+                batch_size=params.batch_size,
+                shuffle=training,
+                buckets=params.buckets,
+                mask_ratio=params.mask_ratio if training else 0.0,
+                pad_value=self.model.config.pad_value,
+                mask_value=self.model.config.mask_value,
+            ),
+            seed=derive_seed(self.context.seed, "batches"),
+            labels=None if labels is None else np.searchsorted(self.categories, labels),
+        )
+
+    def _tokens(self, data: AnnData, cells: np.ndarray) -> TokenizedCells:
+        return tokenize_cells(
+            lognorm_matrix(data, cells, self.genes),
+            cells=data.obs_names.to_numpy().astype(str)[cells],
+            gene_ids=self.vocab.ids(self.genes),
+            vocab=self.vocab,
+            params=self.params,
+            seed=derive_seed(self.context.seed, "tokens"),
+        )
+
+
+def softmax(logits_BC: np.ndarray) -> np.ndarray:
+    """Return probabilities, in double precision."""
+    shifted_BC = logits_BC.astype(np.float64) - logits_BC.max(axis=1, keepdims=True)
+    weights_BC = np.exp(shifted_BC)
+    return weights_BC / weights_BC.sum(axis=1, keepdims=True)

@@ -1,0 +1,244 @@
+"""What all scGPT methods share: parameters, genes, tokens, and where the weights start."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from scgpt.data.binning import bin_values
+from scgpt.data.keys import name_keys
+from scgpt.data.tokens import CLS_VALUE_FINETUNING, TokenizedCells, tokenize
+from scgpt.data.vocab import GeneVocab
+from scgpt.errors import ConfigError, DataError
+from scgpt.methods.base import MethodParams
+from scgpt.methods.inputs import SHOWN, lognorm_matrix, training_cells, variable_genes
+from scgpt.model.config import ScGPTConfig
+from scgpt.model.scgpt import ScGPT
+from scgpt.model.upstream import open_model
+from scgpt.training.config import TrainingConfig
+from scgpt.training.determinism import derive_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    from scgpt.methods.base import MethodContext
+    from scgpt.model.receipt import LoadReceipt
+
+logger = logging.getLogger(__name__)
+
+FEW_MATCHED = 0.5
+
+
+class ScGPTParams(MethodParams):
+    """Parameters of every fine-tuned scGPT.
+
+    The defaults describe a small network trained from scratch on a CPU. With `init: checkpoint`
+    the sizes come from the checkpoint, and the published recipe is `learning_rate: 1e-4`,
+    `epochs: 10`, `batch_size: 32`, `amp: fp16`, `lr_decay: 0.9`, `dropout: 0.2`.
+    """
+
+    init: Literal["scratch", "checkpoint"] = "scratch"
+    """`checkpoint` starts from the pretrained model of the method's declaration."""
+
+    d_model: int = Field(default=64, ge=1)
+    n_layers: int = Field(default=2, ge=1)
+    n_heads: int = Field(default=4, ge=1)
+    d_ff: int = Field(default=128, ge=1)
+    """Sizes of the network from scratch; a checkpoint brings its own."""
+
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout of attention probabilities; None means the same as `dropout`."""
+
+    n_hvg: int | None = Field(default=None, ge=1)
+    """Use at most this many of the highly variable genes; None uses all that the task marked."""
+
+    n_bins: int = Field(default=51, ge=2, le=256)
+    ties: Literal["upper", "random"] = "upper"
+    """What becomes of a value equal to several bin edges: the upper bin, as in pretraining, or a
+    random one of them, as in the published fine-tuning."""
+
+    include_zero: bool = False
+    """Feed all genes, or only those a cell expresses."""
+
+    max_length: int | None = Field(default=None, ge=2)
+    """Longest sequence including `<cls>`; longer cells are sampled. None for no limit."""
+
+    freeze_encoders: bool = False
+    """Keep the gene and value encoders as loaded."""
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    lr_decay: float = Field(default=0.9, gt=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better validation loss; None runs all epochs."""
+
+    amp: Literal["off", "fp16", "bf16"] = "off"
+    """Mixed precision, on a GPU only."""
+
+    buckets: bool = True
+    """Put cells of similar length together, to save padding."""
+
+    def training_config(self, **more: Any) -> TrainingConfig:
+        """Return the options of the training loop."""
+        names = (
+            "epochs", "accumulate", "learning_rate", "lr_decay", "warmup_steps", "patience", "amp",
+        )  # fmt: skip
+        return TrainingConfig(**{name: getattr(self, name) for name in names}, **more)
+
+
+class StartedModel(NamedTuple):
+    """A network about to be trained, its vocabulary and, from a checkpoint, its receipt."""
+
+    model: ScGPT
+    vocab: GeneVocab
+    receipt: LoadReceipt | None
+
+
+def start_model(
+    params: ScGPTParams,
+    context: MethodContext,
+    *,
+    genes: np.ndarray,
+    options: Mapping[str, Any],
+    fresh: Mapping[str, str],
+) -> StartedModel:
+    """Build the network from scratch or from the checkpoint of the context.
+
+    Parameters
+    ----------
+    params, context
+        Of the method.
+    genes
+        Genes of the data; they make the vocabulary of a network from scratch.
+    options
+        Fields of `ScGPTConfig` that the task decides (heads, classes).
+    fresh
+        Tensors that may start at random although there is a checkpoint: name pattern -> reason.
+
+    Raises
+    ------
+    ConfigError
+        If `init` and the checkpoint of the context contradict each other.
+    CheckpointError
+        If a tensor of the checkpoint does not fit and is not among `fresh`.
+    """
+    seed = derive_seed(context.seed, "weights")
+    rates = {"dropout": params.dropout, "attention_dropout": params.attention_dropout}
+    if params.init == "checkpoint":
+        folder = _checkpoint_folder(context)
+        loaded = open_model(folder, allow=dict(fresh), seed=seed, **rates, **options)
+        logger.info("%s", loaded.receipt.summary())
+        vocab = GeneVocab.from_mapping(loaded.vocab, origin=str(folder))
+        return StartedModel(loaded.model, vocab, loaded.receipt)
+    if context.checkpoint is not None:
+        msg = (
+            f"the checkpoint {context.checkpoint} was given to a method with init=scratch; "
+            "set init to checkpoint, or declare the method without a model"
+        )
+        raise ConfigError(msg)
+    vocab = GeneVocab.from_genes(genes)
+    config = ScGPTConfig(
+        n_tokens=len(vocab),
+        pad_id=vocab.pad_id,
+        d_model=params.d_model,
+        n_layers=params.n_layers,
+        n_heads=params.n_heads,
+        d_ff=params.d_ff,
+        n_bins=params.n_bins,
+        **rates,
+        **options,
+    )
+    return StartedModel(ScGPT(config, seed=seed), vocab, None)
+
+
+def _checkpoint_folder(context: MethodContext) -> Path:
+    if context.checkpoint is None:
+        msg = (
+            "init=checkpoint needs a pretrained model, but none was given; name one in the "
+            "declaration of the method (`model:`), or set init to scratch"
+        )
+        raise ConfigError(msg)
+    return context.checkpoint
+
+
+def choose_genes(data: AnnData, params: ScGPTParams) -> np.ndarray:
+    """Return the names of the genes to use, sorted.
+
+    All genes the task marked as highly variable, or the `n_hvg` of them with the largest variance
+    of log-normalised expression among the training cells (ties: first by name).
+    """
+    genes = variable_genes(data)
+    if params.n_hvg is None or params.n_hvg >= len(genes):
+        return genes
+    values = lognorm_matrix(data, training_cells(data), genes).astype(np.float64)
+    variance = values.multiply(values).mean(axis=0) - np.square(values.mean(axis=0))
+    order = np.argsort(-np.asarray(variance).ravel(), kind="stable")
+    return np.sort(genes[order[: params.n_hvg]])
+
+
+def genes_in_vocabulary(genes: np.ndarray, vocab: GeneVocab) -> np.ndarray:
+    """Return the genes the vocabulary knows; say how many it does not.
+
+    Raises
+    ------
+    DataError
+        If it knows none.
+    """
+    report = vocab.match_report(genes)
+    if not report.n_matched:
+        msg = (
+            f"none of the {len(genes)} genes is in the vocabulary of {len(vocab)} tokens; the data "
+            f"have {', '.join(genes[:SHOWN])}; expected gene symbols such as "
+            f"{', '.join(vocab.tokens[:3])}"
+        )
+        raise DataError(msg)
+    few = report.n_matched < FEW_MATCHED * report.n_genes
+    logger.log(logging.WARNING if few else logging.INFO, "%s", report)
+    return genes[vocab.ids(genes) >= 0]
+
+
+def tokenize_cells(
+    values: sp.csr_matrix,
+    *,
+    cells: np.ndarray,
+    gene_ids: np.ndarray,
+    vocab: GeneVocab,
+    params: ScGPTParams,
+    seed: int,
+) -> TokenizedCells:
+    """Bin expression and make token sequences; all that is random is keyed by cell name.
+
+    Parameters
+    ----------
+    values
+        Expression of the genes used, shape (n_cells, n_genes).
+    cells
+        Names of the rows.
+    gene_ids
+        Token id of every column.
+    vocab, params, seed
+        Of the method.
+    """
+    keys = name_keys(cells)
+    bins = bin_values(values, n_bins=params.n_bins, ties=params.ties, seed=seed, cell_keys=keys)
+    return tokenize(
+        bins,
+        gene_ids,
+        cls_id=vocab.cls_id,
+        cls_value=CLS_VALUE_FINETUNING,
+        include_zero=params.include_zero,
+        max_length=params.max_length,
+        seed=seed,
+        cell_keys=keys,
+    )

@@ -1,0 +1,1 @@
+"""Comparison of our network with stored outputs of the official implementation."""

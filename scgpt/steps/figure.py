@@ -1,0 +1,61 @@
+"""Step `figure`: draw a declared figure from tidy tables, with the numbers drawn beside it (C7)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from scgpt.data.tables import read_table, write_table
+from scgpt.errors import ContractError
+from scgpt.figures.layout import draw, drawn_numbers
+from scgpt.figures.style import method_colours, save
+from scgpt.files import atomic_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(spec: dict[str, Any], *, tables: list[Path], pdf: Path, png: Path, tsv: Path) -> None:
+    """Draw a figure (`spec`: see `Plan.figure_spec`) as vector, raster and table.
+
+    Parameters
+    ----------
+    spec
+        Declaration of the figure, titles of the names in the tables, roles of the methods.
+    tables
+        `{task}_scores.tsv`, `{task}_summary.tsv`, and `cells.tsv` and `embedding.tsv` of each job
+        that is drawn.
+    pdf, png, tsv
+        Files to write.
+    """
+    found = gather(tables)
+    if {"scores", "summary"} <= set(found):
+        found["summary"] = _with_replicates(found["summary"], found["scores"])
+    colours = method_colours(spec["roles"])
+    numbers = drawn_numbers(spec["figure"], found)
+    figure = draw(spec["figure"], found, titles=spec["titles"], colours=colours)
+    for path in (pdf, png):
+        with atomic_path(path) as temporary:
+            save(figure, temporary)
+    write_table(numbers, tsv)
+
+
+def gather(paths: list[Path]) -> dict[str, pd.DataFrame]:
+    """Read tables and put those of one kind together, by the last word of their names."""
+    parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    for path in paths:
+        table = read_table(path)
+        if not table.empty:
+            parts[path.stem.rsplit("_", 1)[-1]].append(table)
+    if not parts:
+        msg = f"none of the {len(paths)} tables has a row to draw"
+        raise ContractError(msg)
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+
+
+def _with_replicates(summary: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    from scgpt.metrics.statistics import with_replicates
+
+    return with_replicates(summary, scores)
