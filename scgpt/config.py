@@ -30,6 +30,9 @@ class FileSpec(Strict):
         None, pattern="^[0-9a-f]{64}$", description="Digest; null: recorded at the first download."
     )
     size: int | None = Field(None, gt=0, description="Size in bytes, if known.")
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="Digest, where published.")
+    git_blob: str | None = Field(None, pattern="^[0-9a-f]{40}$", description="Git's blob id.")
+    format: str | None = Field(None, description="Kind of file, where its name does not tell.")
     license: str | None = Field(None, description="Licence, where it differs from the data set's.")
 
 

@@ -271,23 +271,40 @@ def sort_row(ranks, values, n, words, by_rank):
 
 
 @njit(nogil=True, cache=True)
+def copy_row(indices, values, column_rank, rank_token, ranks, ids, kept):
+    """Copy a row whose genes are all kept, non-zero and in rank order; return whether it is one.
+
+    Most rows are; these loops without branches run several values at a time.
+    """
+    plain = True
+    for i in range(indices.size):
+        ranks[i] = column_rank[np.uint64(indices[i])]
+        plain &= (ranks[i] >= 0) & (values[i] != 0)
+    for i in range(1, indices.size):
+        plain &= ranks[i] > ranks[i - 1]
+    if plain:
+        for i in range(indices.size):
+            ids[i] = rank_token[np.uint64(ranks[i])]
+            kept[i] = values[i]
+    return plain
+
+
+@njit(nogil=True, cache=True)
 def gather_row(indices, values, column_rank, ranks, kept, words, by_rank):
-    """Collect one row's genes in rank order; return their number, or minus the status."""
+    """Collect any row's genes in rank order; return their number, or -1 for a repeated gene."""
     n, last, ascending = 0, -1, True
     for k in range(indices.size):
         rank = column_rank[indices[k]]
         if rank < 0 or values[k] == 0:
             continue
-        if not np.isfinite(values[k]):
-            return -NOT_FINITE
         if n == by_rank.size:
-            return -DUPLICATE
+            return -1
         ranks[n], kept[n] = rank, values[k]
         ascending = ascending and rank > last
         last = rank
         n += 1
     if not ascending and not sort_row(ranks, kept, n, words, by_rank):
-        return -DUPLICATE
+        return -1
     return n
 
 
@@ -296,10 +313,11 @@ def fill_tokens(
     indptr, indices, values, column_rank, rank_token, include_zero, n_places, cell_keys, seed_key,
     head, out_indptr, out_ids, out_values,
 ):  # fmt: skip
-    """Write every row's tokens after its `head` (0 or 1) reserved places; return (status, row).
+    """Write every row's tokens after its `head` (0 or 1) reserved places.
 
     A row with more genes than places keeps those with the smallest scores: a sample without
     replacement that depends on the seed and on the cell's key (its content unless given) alone.
+    Returns -1, or the row that stores a gene twice.
     """
     n_ranks = rank_token.size
     ranks, tokens = np.empty(n_ranks, I32), np.empty(n_ranks, I32)
@@ -310,18 +328,23 @@ def fill_tokens(
     at = 0
     for row in range(indptr.size - 1):
         start, stop = indptr[row], indptr[row + 1]
+        at += head
+        end = at + stop - start
+        if not include_zero and stop - start <= min(n_places, n_ranks) and copy_row(
+            indices[start:stop], values[start:stop], column_rank, rank_token, ranks,
+            out_ids[at:end], out_values[at:end],
+        ):  # fmt: skip
+            at = end
+            out_indptr[row + 1] = at
+            continue
         n = gather_row(
             indices[start:stop], values[start:stop], column_rank, ranks, kept, words, by_rank
         )
         if n < 0:
-            return -n, row
-        at += head
+            return row
         for i in range(n):
             tokens[i] = rank_token[ranks[i]]
-        key = seed_key
-        if (n_ranks if include_zero else n) > n_places:
-            cell = cell_keys[row] if cell_keys.size else content_key(tokens[:n], bits[:n])
-            key = mix(seed_key ^ cell)
+        key = cell_keys[row] if cell_keys.size else content_key(tokens[:n], bits[:n])
         if include_zero:
             by_rank.fill(0)
             for i in range(n):
@@ -329,35 +352,34 @@ def fill_tokens(
             n = n_ranks
             for i in range(n):
                 kept[i], tokens[i] = by_rank[i], rank_token[i]
-        if n <= n_places:
-            for i in range(n):
-                out_ids[at + i], out_values[at + i] = tokens[i], kept[i]
-            at += n
-        else:
-            fill_scores(key, tokens[:n], scores)
+        limit = ~np.uint64(0)
+        if n > n_places:
+            fill_scores(mix(seed_key ^ key), tokens[:n], scores)
             limit = smallest(scores[:n], n_places, histogram, few)
-            for i in range(n):
-                if scores[i] <= limit:
-                    out_ids[at], out_values[at] = tokens[i], kept[i]
-                    at += 1
+        for i in range(n):
+            if n <= n_places or scores[i] <= limit:
+                out_ids[at], out_values[at] = tokens[i], kept[i]
+                at += 1
         out_indptr[row + 1] = at
-    return OK, 0
+    return -1
 
 
 @njit(nogil=True, cache=True)
 def collate_rows(rows, indptr, ids, values, pad_id, pad_value, out_ids, out_values, padding):
     """Copy ragged rows into padded rectangles."""
     for i in range(rows.size):
-        start = indptr[rows[i]]
-        n = indptr[rows[i] + 1] - start
+        start, stop = indptr[rows[i]], indptr[rows[i] + 1]
+        row_ids, row_values = ids[start:stop], values[start:stop]
+        to_ids, to_values, to_padding = out_ids[i], out_values[i], padding[i]
+        n = row_ids.size
         for j in range(n):
-            out_ids[i, j] = ids[start + j]
-            out_values[i, j] = values[start + j]
-            padding[i, j] = False
-        for j in range(n, out_ids.shape[1]):
-            out_ids[i, j] = pad_id
-            out_values[i, j] = pad_value
-            padding[i, j] = True
+            to_ids[j] = row_ids[j]
+            to_values[j] = row_values[j]
+            to_padding[j] = False
+        for j in range(n, to_ids.size):
+            to_ids[j] = pad_id
+            to_values[j] = pad_value
+            to_padding[j] = True
 
 
 @njit(nogil=True, cache=True)
@@ -385,9 +407,8 @@ def mask_rows(ids, values, padding, keys, ratio, mask_value, out):
 
 @njit(nogil=True, cache=True)
 def scan_values(values):
-    """Return counts (not finite, negative, fractional), the largest and smallest non-zero value."""
-    n_bad, n_negative, n_fractional = 0, 0, 0
-    largest, smallest = -np.inf, np.inf
+    """Return how many are not finite, negative, fractional, and the largest value."""
+    n_bad, n_negative, n_fractional, largest = 0, 0, 0, -np.inf
     for value in values:
         if not np.isfinite(value):
             n_bad += 1
@@ -395,6 +416,4 @@ def scan_values(values):
         n_negative += value < 0
         n_fractional += value != np.floor(value)
         largest = max(largest, value)
-        if value != 0:
-            smallest = min(smallest, value)
-    return n_bad, n_negative, n_fractional, largest, smallest
+    return n_bad, n_negative, n_fractional, largest

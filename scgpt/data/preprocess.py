@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 Flavor = Literal["seurat_v3", "cell_ranger", "seurat"]
 SHOWN = 5
-# Log-normalised values: at most 30, and the smallest non-zero one below 1 (a count is at least 1).
-LARGEST_LOGGED, SMALLEST_COUNT = 30, 1
+LARGEST_LOGGED = 30  # exp(30) is more than any sum of counts
 UMAP_NEIGHBORS, UMAP_MIN_DIST = 15, 0.3
 
 
 def looks_logged(matrix: csr_matrix) -> bool:
-    """Return whether values look log-transformed rather than counted."""
-    _, n_negative, _, largest, smallest = kernels.scan_values(_csr(matrix).data)
-    return bool(n_negative == 0 and largest <= LARGEST_LOGGED and smallest < SMALLEST_COUNT)
+    """Return whether values look log-transformed rather than counted: fractions, none above 30.
+
+    The published check asks for a value below 1 instead of a fraction, and so misses shallow
+    data: one count of 5,000 becomes log(1 + 2) = 1.1 after scaling to 10,000.
+    """
+    _, n_negative, n_fractional, largest = kernels.scan_values(_csr(matrix).data)
+    return bool(n_fractional and not n_negative and largest <= LARGEST_LOGGED)
 
 
 def check_counts(
@@ -54,8 +57,8 @@ def check_counts(
         For no cells or genes, duplicate gene names, NaN or infinity, negative, log-transformed or
         fractional values, and cells without any count.
     """
-    n_bad, n_negative, n_fractional, _, _ = kernels.scan_values(_csr(matrix).data)
-    if n_fractional and not n_bad and not n_negative and looks_logged(matrix):
+    n_bad, _, n_fractional, _ = kernels.scan_values(_csr(matrix).data)
+    if not n_bad and looks_logged(matrix):
         msg = (
             "the values look log-normalised (fractions, none above "
             f"{LARGEST_LOGGED}), but counts were declared; give raw counts, or declare "
@@ -81,8 +84,9 @@ def check_lognorm(
     _check_values(matrix, cell_names, gene_names)
     if matrix.nnz and not looks_logged(matrix):
         msg = (
-            f"the values reach {matrix.data.max():g} or hold no fraction below 1: they look like "
-            "counts or were not log-transformed, but log-normalised values were declared"
+            f"the values are whole numbers or reach above {LARGEST_LOGGED} (largest "
+            f"{matrix.data.max():g}): they look like counts or were not log-transformed, but "
+            "log-normalised values were declared"
         )
         raise DataError(msg)
 
@@ -103,7 +107,7 @@ def _check_values(
                 "those columns"
             )
             raise DataError(msg)
-    n_bad, n_negative, _, _, _ = kernels.scan_values(_csr(matrix).data)
+    n_bad, n_negative, _, _ = kernels.scan_values(_csr(matrix).data)
     if n_bad:
         msg = f"{n_bad} values are NaN or infinite; remove or correct those cells"
         raise DataError(msg)

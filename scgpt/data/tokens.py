@@ -188,12 +188,14 @@ def tokenize(
     reserved = int(np.minimum(most, n_places).sum()) + head * values.shape[0]
     indptr = np.zeros(values.shape[0] + 1, dtype=np.int64)
     out_ids, out_values = np.empty(reserved, dtype=np.int32), np.empty(reserved, dtype=np.float32)
-    data = np.ascontiguousarray(values.data, dtype=np.float32)
-    status, row = kernels.fill_tokens(
+    data = _finite_values(values)
+    twice = kernels.fill_tokens(
         values.indptr, values.indices, data, column_rank, rank_token, include_zero, n_places,
         keys, seed_key(seed, TRUNCATION)[()], head, indptr, out_ids, out_values,
     )  # fmt: skip
-    _refuse(status, row)
+    if twice >= 0:
+        msg = f"cell {twice} stores a gene twice; call sum_duplicates() on the matrix first"
+        raise DataError(msg)
     if head:
         out_ids[indptr[:-1]], out_values[indptr[:-1]] = cls_id, cls_value
     return TokenizedCells(
@@ -340,10 +342,11 @@ def _checked_keys(cell_keys: np.ndarray, n_cells: int) -> np.ndarray:
     return cell_keys
 
 
-def _refuse(status: int, row: int) -> None:
-    if status == kernels.NOT_FINITE:
-        msg = f"cell {row} has a value that is NaN or infinite; clean the data first"
+def _finite_values(values: csr_matrix) -> np.ndarray:
+    data = np.ascontiguousarray(values.data, dtype=np.float32)
+    if values.dtype.kind == "f" and not np.isfinite(data).all():
+        bad = np.flatnonzero(~np.isfinite(data))[0]
+        cell = np.searchsorted(values.indptr, bad, side="right") - 1
+        msg = f"cell {cell} has a value that is NaN or infinite; clean the data first"
         raise DataError(msg)
-    if status == kernels.DUPLICATE:
-        msg = f"cell {row} stores a gene twice; call sum_duplicates() on the matrix first"
-        raise DataError(msg)
+    return data

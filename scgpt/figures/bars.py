@@ -240,7 +240,8 @@ def _score_axis(ax: Axes, rows: pd.DataFrame, limits: Sequence[float], name: str
     low, high = limits
     ax.set_ylim(min([low, *drawn]), max([high, *drawn]) + 0.02 * (high - low))
     whiskers = rows["standard_error"].notna().any()
-    ax.set_ylabel(name or ("score (mean ± s.e.m.)" if whiskers else "score"))
+    name = name or ("score (mean ± s.e.m.)" if whiskers else "score")
+    ax.set_ylabel(fill(name, max(8, int(0.5 * panel_inches(ax)[1] / CHARACTER))))
     ax.grid(axis="y", color=LIGHT, linewidth=0.4)
     if ax.get_ylim()[0] < low:
         ax.axhline(low, color=INK, linewidth=0.6)

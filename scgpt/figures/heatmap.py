@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 
 from scgpt.errors import ConfigError, ContractError
-from scgpt.figures.labels import CHARACTER, panel_inches, shorten, spread
+from scgpt.figures.labels import CHARACTER, N_WITHOUT_NUMBERS, panel_inches, shorten, spread
 from scgpt.figures.plot import plot, require
 from scgpt.figures.style import GREY, LIGHT, assign_colours, in_order, text_colour
 
@@ -314,26 +314,38 @@ def embedding_heatmap(
     strip.set(xticks=[], yticks=[])
     strip.spines[:].set_visible(False)
     if labels:
-        _name_blocks(strip, rows["label"].to_numpy(), titles or {})
+        _name_blocks(strip, rows["label"].to_numpy(), list(colours), titles or {})
     if colour_bar:
         _colour_bar(ax, image, "embedding value", extend="both")
 
 
-def _name_blocks(strip: Axes, labels: np.ndarray, titles: Mapping[str, str]) -> None:
+def _name_blocks(
+    strip: Axes, labels: np.ndarray, order: list[str], titles: Mapping[str, str]
+) -> None:
     """Write each type's name left of its block, moved apart where blocks are thin."""
+    room = NAMES_SHARE * panel_inches(strip)[0]
     names = list(dict.fromkeys(labels))
     centres = np.array([np.flatnonzero(labels == name).mean() for name in names]) + 0.5
     centres = 1 - centres / len(labels)
     heights = spread(centres[::-1], low=0.01, high=0.99, gap=min(0.055, 0.98 / len(names)))[::-1]
     for name, centre, height in zip(names, centres, heights, strict=True):
-        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
-        strip.annotate(
-            shorten(titles.get(name, name), NAMES_SHARE * panel_inches(strip)[0]),
-            xy=(0, centre),
-            xytext=(-2.2, height),
-            xycoords="axes fraction",
+        number = f"  {order.index(name) + 1}" if len(order) > N_WITHOUT_NUMBERS else ""
+        strip.text(
+            -2.3,
+            height,
+            shorten(titles.get(name, name), room) + number,
+            transform=strip.transAxes,
             ha="right",
             va="center",
             fontsize=6,
-            arrowprops=line | {"relpos": (1, 0.5)},
+        )
+        strip.plot(
+            [-2.1, -1.7, -0.3, 0],
+            [height, height, centre, centre],
+            transform=strip.transAxes,
+            color=GREY,
+            linewidth=0.4,
+            clip_on=False,
+            scalex=False,
+            scaley=False,
         )

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Beyond this many categories, hues alone are hard to match: the categories are numbered as well.
+N_WITHOUT_NUMBERS = 8
 # Mean width of a character of a tick label (6.5 points), and height of a line of text, in inches.
 CHARACTER = 0.053
 LINE = 0.132

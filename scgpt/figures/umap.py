@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from scgpt.errors import ContractError
-from scgpt.figures.labels import CHARACTER, LINE, panel_inches, shorten
+from scgpt.figures.labels import CHARACTER, LINE, N_WITHOUT_NUMBERS, panel_inches, shorten
 from scgpt.figures.plot import plot, require
 from scgpt.figures.style import GREY, INK, assign_colours
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-# Beyond this many categories, hues alone are hard to match: the groups are numbered as well.
-N_WITHOUT_NUMBERS = 8
+FONT_SIZE = 6.5
+SMALLEST_FONT_SIZE = 5.0
 # Smallest distance between two numbers, as a share of the longer side of the plot.
 NUMBER_GAP = 0.03
 
@@ -214,25 +214,34 @@ def _legend(
 ) -> None:
     order = list(colours)
     numbered = len(order) > N_WITHOUT_NUMBERS if numbers is None else numbers
+    prefix = {name: f"{order.index(name) + 1}  " if numbered else "" for name in names}
     width, height = panel_inches(ax)
-    n_columns = math.ceil(len(names) / max(1, int(height / LINE) - 1))
+    size, n_columns = _fit(len(names), height)
     # Beside points, the legend may take half of the panel; alone, all of it.
-    room = width * (0.5 if outside else 1.0) / n_columns - 0.3
-    handles, texts = [], []
-    for name in names:
-        mark = {"marker": "o", "linestyle": "none", "markersize": 5, "markeredgewidth": 0}
-        handles.append(Line2D([], [], color=colours[name], **mark))
-        number = f"{order.index(name) + 1}  " if numbered else ""
-        count = f" ({counts[name]:,})" if counts is not None else ""
-        rest = room - CHARACTER * len(number + count)
-        texts.append(f"{number}{shorten(titles.get(name, name), rest)}{count}")
+    room = (width * (0.5 if outside else 1.0) / n_columns - 0.25) * FONT_SIZE / size
+    full = {name: prefix[name] + titles.get(name, name) for name in names}
+    suffix = {name: f" ({counts[name]:,})" if counts is not None else "" for name in names}
+    if max(len(full[name] + suffix[name]) for name in names) * CHARACTER > room:
+        # Whole names tell more than numbers of cells, which the confusion matrix gives as well.
+        suffix = dict.fromkeys(names, "")
+    mark = {"marker": "o", "linestyle": "none", "markersize": 5, "markeredgewidth": 0}
     ax.legend(
-        handles,
-        texts,
+        [Line2D([], [], color=colours[name], **mark) for name in names],
+        [shorten(full[name], room) + suffix[name] for name in names],
         loc="center left" if outside else "upper left",
         bbox_to_anchor=(1.0, 0.5) if outside else (0.0, 1.0),
         borderaxespad=0.3,
         labelspacing=0.35,
         labelcolor=INK,
+        fontsize=size,
         ncols=n_columns,
     )
+
+
+def _fit(n_lines: int, height: float) -> tuple[float, int]:
+    """Return font size and number of columns of a legend; rather small type than two columns."""
+    fitting = max(1, int(height / LINE) - 1)
+    n_columns = 1
+    while FONT_SIZE * fitting / math.ceil(n_lines / n_columns) < SMALLEST_FONT_SIZE:
+        n_columns += 1
+    return min(FONT_SIZE, FONT_SIZE * fitting / math.ceil(n_lines / n_columns)), n_columns

@@ -118,7 +118,7 @@ def attend_known_and_self(
     dropout: float = 0.0,
 ) -> Tensor:
     """Attention of each unknown token to all known tokens and to itself, shape (B, H, U, E)."""
-    if not dropout and can_merge(k_BHLE):
+    if not dropout and can_merge(unknown_qkv[0], k_BHLE):
         return merged_attention(unknown_qkv, k_BHLE, v_BHLE, allowed_B11L)
     weights = known_and_self_weights(unknown_qkv, k_BHLE, allowed_B11L)
     weights = F.dropout(weights, dropout) if dropout else weights

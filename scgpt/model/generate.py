@@ -52,10 +52,8 @@ def generate(
 ) -> Generated:
     """Generate the values of unknown genes; after each round some of them count as known.
 
-    Before every round, each unknown gene sees the known ones and itself. The round reveals the
-    next 1/`n_rounds` of each cell's unknown genes, those first in `order`; their predictions,
-    rounded to bins, are inputs of the rounds after. The result depends on the sets of genes, not
-    on the order in which they are given.
+    Each round reveals the next 1/`n_rounds` of a cell's unknown genes; their predictions, rounded
+    to bins, are inputs of the rounds after. The order in which genes are given does not matter.
 
     Parameters
     ----------
@@ -87,34 +85,22 @@ def generate(
     generation". The official code has no such function.
     """
     _check(model, gene_ids_BL, unknown_gene_ids_BU, n_rounds, order)
-    pad_id = model.config.pad_id
     # A fixed internal order makes the result independent of the given one, down to rounding.
-    place_BU = unknown_gene_ids_BU.argsort(dim=1)
-    unknown_BU = unknown_gene_ids_BU.gather(1, place_BU)
-    is_gene_BU = unknown_BU != pad_id
+    unknown_BU, place_BU = unknown_gene_ids_BU.sort(dim=1)
+    is_gene_BU = unknown_BU != model.config.pad_id
     prompt = _sorted_prompt(gene_ids_BL, values_BL, padding_BL)
     values_BU = torch.zeros_like(unknown_BU, dtype=values_BL.dtype)
     rounds_BU = torch.full_like(unknown_BU, NOT_A_GENE)
     for round_index in range(n_rounds):
         known = _with_revealed(prompt, unknown_BU, _to_bins(values_BU, model), rounds_BU)
-        output = model(
-            *known,
-            unknown_gene_ids_BU=unknown_BU,
-            cell_prompt_BD=cell_prompt_BD,
-            heads=("gep", "cell_embedding"),
-        )
-        predicted_BU = output["gep_unknown"].to(values_BU.dtype)
-        is_open_BU = is_gene_BU & (rounds_BU == NOT_A_GENE)
-        score_BU = _scores(model, order, predicted_BU, known, unknown_BU, cell_prompt_BD)
-        n_revealed_B = _target(is_gene_BU.sum(dim=1), round_index, n_rounds)
-        n_revealed_B = n_revealed_B - (is_gene_BU & ~is_open_BU).sum(dim=1)
-        chosen_BU = _first(score_BU, is_open_BU, n_revealed_B)
-        values_BU = torch.where(chosen_BU, predicted_BU, values_BU)
+        predicted_BU, score_BU, cell_BD = _predict(model, known, unknown_BU, order, cell_prompt_BD)
+        n_known_B = _target(is_gene_BU.sum(dim=1), round_index, n_rounds)
+        n_new_B = n_known_B - (rounds_BU != NOT_A_GENE).sum(dim=1)
+        chosen_BU = _first(score_BU, is_gene_BU & (rounds_BU == NOT_A_GENE), n_new_B)
+        values_BU = torch.where(chosen_BU, predicted_BU.to(values_BU.dtype), values_BU)
         rounds_BU = rounds_BU.masked_fill(chosen_BU, round_index)
     back_BU = place_BU.argsort(dim=1)
-    return Generated(
-        values_BU.gather(1, back_BU), rounds_BU.gather(1, back_BU), output["cell_embedding"]
-    )
+    return Generated(values_BU.gather(1, back_BU), rounds_BU.gather(1, back_BU), cell_BD)
 
 
 def _sorted_prompt(
@@ -145,17 +131,35 @@ def _to_bins(values_BU: Tensor, model: ScGPT) -> Tensor:
     return values_BU.round().clamp(0, model.config.n_bins - 1)
 
 
-def _scores(
+def _predict(
     model: ScGPT,
+    known: tuple[Tensor, Tensor, Tensor],
+    unknown_BU: Tensor,
     order: Order,
-    predicted_BU: Tensor,
+    cell_prompt_BD: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return predictions, the scores by which genes are revealed, and the cell embedding."""
+    output = model(
+        *known,
+        unknown_gene_ids_BU=unknown_BU,
+        cell_prompt_BD=cell_prompt_BD,
+        heads=("gep", "cell_embedding"),
+    )
+    predicted_BU = output["gep_unknown"]
+    if order == "confidence":
+        score_BU = -(predicted_BU - predicted_BU.round()).abs()
+    else:
+        score_BU = _share_on_known(model, known, unknown_BU, cell_prompt_BD)
+    return predicted_BU, score_BU, output["cell_embedding"]
+
+
+def _share_on_known(
+    model: ScGPT,
     known: tuple[Tensor, Tensor, Tensor],
     unknown_BU: Tensor,
     cell_prompt_BD: Tensor | None,
 ) -> Tensor:
-    """Return the score by which genes are revealed, the highest first."""
-    if order == "confidence":
-        return -(predicted_BU - predicted_BU.round()).abs()
+    """Return the share of last-layer attention that each unknown gene pays to known ones."""
     ids_BT, values_BT, padding_BT = known
     _, known_BTD = model.embed(ids_BT, values_BT)
     if cell_prompt_BD is not None:

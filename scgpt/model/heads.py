@@ -86,8 +86,11 @@ class AffineExpressionDecoder(nn.Module):
         self.activation = build_activation(activation)
         self.adaptive_bias = adaptive_bias
 
-    def forward(self, hidden_BLD: Tensor, values_BL: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden_BLD: Tensor, values_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return predictions and probabilities of being non-zero, both (B, L)."""
+        if values_BL is None:
+            msg = "an affine GEP head scales the input values; none were given"
+            raise ConfigError(msg)
         coefficient_BL, nonzero_BL = self.coefficient(hidden_BLD, None)
         offset_BL = self.activation(self.offset.expression(hidden_BLD).squeeze(-1))
         if self.adaptive_bias:

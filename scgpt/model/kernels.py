@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 _FLASH = "_scaled_dot_product_flash_attention_for_cpu"
+_NO_DROPOUT_NOT_CAUSAL = (0.0, False)
 _PRECISIONS = (torch.float32, torch.bfloat16)
 
 
-def can_merge(q_BHUE: Tensor) -> bool:
-    """Return whether this PyTorch has the kernel that `merged_attention` needs, for this tensor."""
+def can_merge(q_BHUE: Tensor, k_BHLE: Tensor) -> bool:
+    """Return whether this PyTorch has the kernel that `merged_attention` needs, for these tensors.
+
+    The kernel itself checks nothing: with empty tensors it ends the process.
+    """
     return (
         q_BHUE.device.type == "cpu"
+        and k_BHLE.numel() > 0
+        and q_BHUE.numel() > 0
         and q_BHUE.dtype in _PRECISIONS
         and hasattr(torch.ops.aten, _FLASH)
         and hasattr(torch.ops.aten, f"{_FLASH}_backward")
@@ -68,7 +74,7 @@ class _Merged(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
         q, own_k, own_v, k, v, bias, out, merged_lse, own_share = ctx.saved_tensors
         grad_q, grad_k, grad_v = getattr(torch.ops.aten, f"{_FLASH}_backward")(
-            grad.contiguous(), q, k, v, out, merged_lse, 0.0, False, attn_mask=bias
+            grad.contiguous(), q, k, v, out, merged_lse, *_NO_DROPOUT_NOT_CAUSAL, attn_mask=bias
         )
         wide = grad.float()
         through_value = (wide * (own_v.float() - out.float())).sum(-1, keepdim=True)

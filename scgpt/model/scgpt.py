@@ -138,8 +138,7 @@ class ScGPT(nn.Module):
         batch_labels_B, modality_ids_BL, perturbation_flags_BL
             Labels, for networks that have a use for them.
         unknown_gene_ids_BU
-            Genes whose value is to be generated from the known ones. Padding among them needs no
-            mask: unknown tokens are invisible to all others.
+            Genes whose value is to be generated; padding among them needs no mask.
         cell_prompt_BD
             Cell embedding written over position 0 of the input embedding.
         heads
@@ -158,9 +157,7 @@ class ScGPT(nn.Module):
             If a head is unknown or not part of this network, or a needed label is missing.
         """
         self._check(heads, batch_labels_B, modality_ids_BL, perturbation_flags_BL)
-        if "gep" in heads and values_BL is None and self.config.gep == "affine":
-            msg = "an affine GEP head scales the input values; none were given"
-            raise ConfigError(msg)
+        labels = self._label_vectors(batch_labels_B, modality_ids_BL, values_BL, heads)
         genes_BLD, known_BLD = self.embed(
             gene_ids_BL,
             values_BL,
@@ -169,22 +166,35 @@ class ScGPT(nn.Module):
         )
         if cell_prompt_BD is not None:
             known_BLD = torch.cat([cell_prompt_BD.unsqueeze(1), known_BLD[:, 1:]], dim=1)
-        genes_BUD, unknown_BUD = self.embed_unknown(unknown_gene_ids_BU)
-        only_first = self.config.cell_embedding == "cls" and set(heads) <= _NEED_ONLY_THE_CELL
-        known_BLD, unknown_BUD = self.transformer(
-            known_BLD, padding_BL, unknown_BUD, n_queries=1 if only_first else None
+        cell_is_enough = set(heads) <= _NEED_ONLY_THE_CELL
+        genes_BUD, unknown_BUD = self.embed_unknown(None if cell_is_enough else unknown_gene_ids_BU)
+        first_is_enough = cell_is_enough and self.config.cell_embedding == "cls"
+        hidden = self.transformer(
+            known_BLD, padding_BL, unknown_BUD, n_queries=1 if first_is_enough else None
         )
+        return self._read_out(
+            hidden, _side_by_side(genes_BLD, genes_BUD), values_BL, labels, heads=heads
+        )
+
+    def _read_out(
+        self,
+        hidden: tuple[Tensor, Tensor | None],
+        genes_BTD: Tensor,
+        values_BL: Tensor | None,
+        labels: _Labels | None,
+        *,
+        heads: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Run the heads on the transformer's output for known and unknown tokens."""
+        known_BLD, unknown_BUD = hidden
         output = {}
-        labels = self._label_vectors(batch_labels_B, modality_ids_BL, values_BL, heads)
         if "gep" in heads:
-            hidden_BTD = _side_by_side(known_BLD, unknown_BUD)
-            predicted = self.gep(_with_labels(hidden_BTD, labels), values_BL)
+            predicted = self.gep(_with_labels(_side_by_side(*hidden), labels), values_BL)
             output |= _split_groups("gep", predicted, unknown_BUD)
         if set(heads) == {"gep"}:
             return output
         cell_BD = self.pool(known_BLD, values_BL)
         if "gepc" in heads:
-            genes_BTD = _side_by_side(genes_BLD, genes_BUD)
             predicted = self.gepc(*self._gepc_inputs(cell_BD, genes_BTD, labels))
             output |= _split_groups("gepc", predicted, unknown_BUD)
         output |= {name: getattr(self, name)(cell_BD) for name in ("cls", "dar") if name in heads}

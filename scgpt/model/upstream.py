@@ -87,9 +87,8 @@ def open_official(
     expect
         Name of a known vocabulary (`KNOWN_VOCABS`) that the folder must have.
     allow
-        Declared exceptions, by tensor-name pattern (ours or official) with a reason. Example: to
-        fine-tune a pre-trained file with batch labels, `n_batch_labels=3` and
-        `{"decoder.fc.0.weight": "labels double its input", "batch_encoder.*": "new data"}`.
+        Declared exceptions, by tensor-name pattern (ours or official) with a reason; for batch
+        labels `{"decoder.fc.0.weight": "labels double it", "batch_encoder.*": "new data"}`.
     seed
         Seed of the tensors that are not loaded.
     **overrides
@@ -98,8 +97,8 @@ def open_official(
     Raises
     ------
     CheckpointError
-        If a file is missing or damaged, holds more than tensors, or contradicts another, or if a
-        tensor is not explained.
+        If a file is damaged, holds more than tensors or contradicts another, or a tensor is not
+        explained.
 
     Notes
     -----

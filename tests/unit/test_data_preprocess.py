@@ -50,6 +50,7 @@ def test_logged_data_are_recognised(counts):
     logged = preprocess.lognormalise(counts)
     assert preprocess.looks_logged(logged)
     assert not preprocess.looks_logged(counts)
+    assert not preprocess.looks_logged(spoilt(counts, 40.5))
     with pytest.raises(DataError, match="look log-normalised.*declare value_kind lognorm"):
         preprocess.check_counts(logged)
     with pytest.raises(DataError, match="look like counts"):

@@ -46,7 +46,7 @@ def test_reference_is_divided_and_the_query_tested():
     assert list(split.categories) == ["train", "valid", "test"]
     split = pd.Series(split)
     assert (split[~is_reference] == "test").all()
-    assert split[is_reference].value_counts().to_dict() == {"train": 360, "valid": 40}
+    assert split.value_counts().to_dict() == {"train": 360, "test": 100, "valid": 40}
     # Cells of the query do not decide which reference cells are held out.
     alone = pd.Series(split_reference(np.array(NAMES)[is_reference], np.ones(400, bool), seed=3))
     assert alone.tolist() == split[is_reference].tolist()
@@ -57,7 +57,7 @@ def test_reference_is_divided_and_the_query_tested():
 def test_bad_input_is_refused():
     with pytest.raises(DataError, match="'b' is not"):
         hold_out(["a", "b", "b"], 0.4)
-    with pytest.raises(DataError, match="held out is 1.5"):
+    with pytest.raises(DataError, match="to hold out is 1.5"):
         hold_out(NAMES, 1.5)
     with pytest.raises(DataError, match="3 cells cannot be divided"):
         hold_out(["a", "b", "c"], 0.1)

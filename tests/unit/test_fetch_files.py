@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import shutil
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from scgpt.config import FileSpec
 from scgpt.data.fetch import check, describe, fetch
 from scgpt.data.fetching.policy import Policy
+from scgpt.data.fetching.record import exclusive
 from scgpt.errors import DownloadError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -110,6 +113,27 @@ class TestLockFile:
         with pytest.raises(DownloadError, match=f"pin sha256 {SHA256} in the configuration"):
             desk.fetch(url, lock=Path("/proc/downloads.lock"))
         assert not (desk.folder / "t.csv").exists()
+
+    def test_waiter_does_not_take_a_replaced_file_for_the_lock(self, tmp_path):
+        path, waits, entered = tmp_path / "lock", threading.Event(), threading.Event()
+
+        def wait():
+            with exclusive(path, on_wait=waits.set):
+                entered.set()
+
+        waiter = threading.Thread(target=wait)
+        with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+            first.enter_context(exclusive(path))
+            waiter.start()
+            assert waits.wait(10)
+            (tmp_path / "new").touch()
+            (tmp_path / "new").replace(path)
+            second.enter_context(exclusive(path))
+            first.close()
+            assert not entered.wait(0.2)
+            second.close()
+            assert entered.wait(10)
+        waiter.join()
 
     def test_password_is_neither_recorded_nor_shown(self, server, desk, capsys):
         secret = server.add("/t", TABLE).replace("://", "://me:secret@")

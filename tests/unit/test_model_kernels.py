@@ -37,7 +37,7 @@ def merged(tensors: Tensors, allowed: torch.Tensor | None) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _kernel_present():
-    if not can_merge(torch.zeros(1)):
+    if not can_merge(torch.zeros(1), torch.zeros(1)):
         pytest.skip("this PyTorch has no fused attention for the CPU; the plain formula is used")
 
 
@@ -49,13 +49,14 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
     allowed = padding(n_known) if masked else None
     tensors = draw(n_known, n_unknown)
     weight = torch.randn(3, 4, n_unknown, 8, generator=torch.Generator().manual_seed(9))
+    exact = tuple(tensor.detach().double().requires_grad_() for tensor in tensors)
     results = []
-    for function in (plain, merged):
-        output = function(tensors, allowed)
-        results.append((output, *torch.autograd.grad(output, tensors, weight)))
+    for function, given in ((plain, exact), (merged, tensors)):
+        output = function(given, allowed)
+        results.append((output, *torch.autograd.grad(output, given, weight.to(output.dtype))))
     for expected, ours in zip(*results, strict=True):
         scale = max(1.0, float(expected.detach().abs().max()))
-        assert float((expected - ours).detach().abs().max()) < 2e-6 * scale
+        assert float((expected - ours).detach().abs().max()) < 5e-6 * scale
 
 
 def test_padded_keys_get_no_gradient() -> None:
@@ -68,7 +69,7 @@ def test_padded_keys_get_no_gradient() -> None:
 
 def test_a_dominant_own_key_is_kept() -> None:
     """Extreme scores must not overflow: the own key takes everything, or nothing."""
-    q, own_k, own_v, k, v = draw(6, 2)
+    q, _, own_v, k, v = draw(6, 2)
     for sign, expected in ((1.0, own_v), (-1.0, None)):
         strong = (sign * 1e4 * q.detach()).requires_grad_()
         output = merged((q, strong, own_v, k, v), None)
@@ -95,12 +96,17 @@ def test_half_precision_is_close() -> None:
         assert float(cosine) > 0.999
 
 
-def test_no_unknown_tokens_are_fine() -> None:
-    assert merged(draw(4, 0), padding(4)).shape == (3, 4, 0, 8)
+def test_empty_groups_take_the_plain_way() -> None:
+    q, own_k, own_v, k, v = draw(4, 0)
+    assert not can_merge(q, k)
+    assert attend_known_and_self((q, own_k, own_v), k, v, padding(4)).shape == (3, 4, 0, 8)
+    q, own_k, own_v, k, v = draw(0, 3)
+    assert not can_merge(q, k)
+    assert torch.allclose(attend_known_and_self((q, own_k, own_v), k, v, None), own_v)
 
 
 def test_other_precisions_and_dropout_take_the_plain_way() -> None:
-    assert not can_merge(torch.zeros(1, dtype=torch.float64))
+    assert not can_merge(*[torch.zeros(1, dtype=torch.float64)] * 2)
     tensors = [tensor.detach().double() for tensor in draw(7, 5)]
     output = attend_known_and_self(tuple(tensors[:3]), *tensors[3:], padding(7))
     assert torch.allclose(output, plain(tuple(tensors), padding(7)))

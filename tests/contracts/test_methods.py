@@ -1,0 +1,269 @@
+"""What every declared method must keep (contract C4), tested on toy data of its task."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from scgpt.data import contracts
+from scgpt.errors import ConfigError
+from scgpt.methods.base import MethodContext, load_method, parse_params
+from scgpt.model.checkpoint import save_checkpoint
+from scgpt.model.config import ScGPTConfig
+from scgpt.model.scgpt import ScGPT
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+import toy_annotation
+
+SCGPT = "scgpt.methods.scgpt_annotation:ScGPTAnnotation"
+SMALL = {
+    SCGPT: {"d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 16, "epochs": 12, "batch_size": 8},
+}
+"""Parameters that make a method fast enough for the toy data, by entry point."""
+
+HISTORY_KEYS = {
+    "epoch", "step", "phase", "objective", "value", "lr", "seconds", "cells_per_second",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method of one task."""
+
+    name: str
+    task: str
+    entry_point: str
+    role: str = "method"
+    params: dict = field(default_factory=dict, hash=False)
+    model: str | None = None
+
+    def __str__(self):
+        return f"{self.task}-{self.name}"
+
+
+def declared():
+    """Return every method of the configuration, once per task."""
+    methods = yaml.safe_load((ROOT / "config" / "methods.yaml").read_text())["methods"]
+    for name, block in methods.items():
+        for task, entry_point in block["tasks"].items():
+            params = {**block.get("params", {}), **block.get("task_params", {}).get(task, {})}
+            params |= SMALL.get(entry_point, {})
+            role, model = block.get("role", "method"), block.get("model")
+            yield Case(name, task, entry_point, role, params, model)
+
+
+CASES = [
+    *declared(),
+    Case(
+        "pretrained",
+        "annotation",
+        SCGPT,
+        params={**SMALL[SCGPT], "init": "checkpoint", "ties": "random", "max_length": 12},
+        model="toy",
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Return a small pretrained model whose vocabulary lacks some genes of the toy data."""
+    tokens = [*(f"G{i}" for i in range(3, 60)), "<pad>", "<cls>", "<eoc>"]
+    config = ScGPTConfig(
+        n_tokens=60, pad_id=57, d_model=16, n_heads=2, n_layers=1, d_ff=16, gepc="inner product"
+    )
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, ScGPT(config, seed=1), tokens)
+    return folder
+
+
+@cache
+def toy(task):
+    """Return (data, truth) of a task; a new task adds its toy data here."""
+    return {"annotation": toy_annotation.task_data}[task](noise=2.0)
+
+
+def run(case, data, *, checkpoint=None, scratch=None, seed=0):
+    """Fit and predict; return prediction and method."""
+    found = load_method(case.entry_point)
+    context = MethodContext(
+        seed=seed,
+        checkpoint=checkpoint if case.model else None,
+        truth=toy(case.task)[1] if case.role == "positive_control" else None,
+        scratch=scratch,
+    )
+    method = found(parse_params(found, case.params), context)
+    method.fit(data)
+    return method.predict(data), method
+
+
+@pytest.fixture(params=CASES, ids=str, scope="module")
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def outcome(case, checkpoint):
+    """Return prediction and method of the first run, which several tests look at."""
+    return run(case, toy(case.task)[0].copy(), checkpoint=checkpoint)
+
+
+def assert_equal(first, second):
+    """Compare two predictions by cell name, to the last bit."""
+    assert set(first.obs_names) == set(second.obs_names)
+    second = second[first.obs_names]
+    assert list(first.obs) == list(second.obs)
+    for column in first.obs:
+        one, two = (p.obs[column] for p in (first, second))
+        if one.dtype.name == "category":
+            one, two = one.astype(str), two.astype(str)
+        assert np.array_equal(one.to_numpy(), two.to_numpy()), column
+    assert set(first.obsm) == set(second.obsm)
+    for slot in first.obsm:
+        assert np.array_equal(first.obsm[slot], second.obsm[slot]), slot
+
+
+def test_the_prediction_passes_its_schema(case, outcome):
+    prediction = outcome[0].copy()
+    schema = {"annotation": contracts.ANNOTATION_PREDICTION}[case.task]
+    keys = dict.fromkeys(schema.keys, "toy") | {"seed": 0}
+    contracts.check(contracts.stamp(prediction, schema, **keys), schema)
+
+
+def test_the_rows_are_the_test_cells_in_their_order(case, outcome):
+    data, _ = toy(case.task)
+    assert list(outcome[0].obs_names) == list(data.obs_names[data.obs["split"] == "test"])
+    labels = outcome[0].obs["cell_type_pred"]
+    assert not labels.isna().any()
+    if "X_emb" in outcome[0].obsm:
+        embedding = outcome[0].obsm["X_emb"]
+        assert np.isfinite(embedding).all()
+        assert np.allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+
+
+def test_the_input_is_not_changed(case, checkpoint):
+    data, _ = toy(case.task)
+    given = data.copy()
+    run(case, given, checkpoint=checkpoint)
+    assert given.obs.equals(data.obs)
+    assert given.var.equals(data.var)
+    assert list(given.layers) == list(data.layers)
+    assert list(given.obsm) == list(data.obsm)
+    assert list(given.uns) == list(data.uns)
+    for found, expected in (
+        (given.X, data.X),
+        (given.layers["lognorm"], data.layers["lognorm"]),
+    ):
+        for part in ("data", "indices", "indptr"):
+            assert np.array_equal(getattr(found, part), getattr(expected, part))
+    assert np.array_equal(given.obsm["X_pca"], data.obsm["X_pca"])
+
+
+def test_same_seed_same_output_and_the_order_of_cells_and_genes_is_nothing(
+    case, outcome, checkpoint
+):
+    data, _ = toy(case.task)
+    rng = np.random.default_rng(7)
+    shuffled = data[rng.permutation(data.n_obs)][:, rng.permutation(data.n_vars)].copy()
+    np.random.seed(99)  # noqa: NPY002 a method must not look at the global generators
+    torch.rand(5)
+    prediction, _ = run(case, shuffled, checkpoint=checkpoint)
+    assert list(prediction.obs_names) != list(outcome[0].obs_names)
+    assert_equal(outcome[0], prediction)
+
+
+def test_global_state_is_left_alone(case, checkpoint):
+    def state():
+        numpy_state = np.random.get_state()  # noqa: NPY002
+        return (
+            numpy_state[1].tobytes(),
+            numpy_state[2],
+            random.getstate(),
+            torch.get_rng_state().numpy().tobytes(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            list(warnings.filters),
+            dict(os.environ),
+            Path.cwd(),
+        )
+
+    data = toy(case.task)[0].copy()
+    load_method(case.entry_point)
+    before = state()
+    run(case, data, checkpoint=checkpoint)
+    assert state() == before
+
+
+class FileWatch:
+    """Records the files this process opens while `active`."""
+
+    active = False
+    opened: tuple = ()
+
+    @classmethod
+    def hook(cls, event, arguments):
+        if cls.active and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            mode, flags = arguments[1], arguments[2] or 0
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) or (mode and set(mode) & set("wax+"))
+            path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 Path would recurse
+            cls.opened = (*cls.opened, (path, bool(writes)))
+
+
+sys.addaudithook(FileWatch.hook)
+PROGRAM_FILES = tuple(
+    str(folder)
+    for folder in {sys.prefix, sys.base_prefix, ROOT / "scgpt", "/proc", "/sys", "/dev", "/usr"}
+)
+
+
+def test_files_are_written_to_scratch_only_and_nothing_foreign_is_read(
+    case, outcome, checkpoint, tmp_path, monkeypatch
+):
+    del outcome  # imports and compiled code are in place after a first run
+    scratch = tmp_path / "scratch"
+    monkeypatch.chdir(tmp_path)
+    data = toy(case.task)[0].copy()
+    monkeypatch.setattr(FileWatch, "opened", ())
+    monkeypatch.setattr(FileWatch, "active", True)
+    run(case, data, checkpoint=checkpoint, scratch=scratch)
+    FileWatch.active = False
+    own = (str(scratch), *PROGRAM_FILES, *([str(checkpoint)] if case.model else []))
+    foreign = [path for path, _ in FileWatch.opened if not path.startswith(own)]
+    assert foreign == []
+    written = [path for path, writes in FileWatch.opened if writes and not path.startswith("/dev/")]
+    assert [path for path in written if not path.startswith(str(scratch))] == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"scratch"}
+
+
+def test_unknown_parameters_are_refused_with_the_known_ones(case):
+    found = load_method(case.entry_point)
+    with pytest.raises(ConfigError, match=r"unknown parameter 'no_such_key'; known: "):
+        parse_params(found, {**case.params, "no_such_key": 1})
+
+
+def test_history_rows_have_their_keys(outcome):
+    for row in outcome[1].history:
+        assert set(row) == HISTORY_KEYS
+        assert np.isfinite(row["value"])
+
+
+def test_scores_stand_where_the_role_puts_them(case, outcome):
+    _, truth = toy(case.task)
+    majority = (truth.obs["cell_type"] == "T").mean()
+    score = toy_annotation.accuracy(outcome[0], truth)
+    if case.role == "positive_control":
+        assert score == 1.0
+    elif case.role == "negative_control":
+        assert score <= majority
+    else:
+        assert score > majority + 0.25
