@@ -10,20 +10,16 @@ ratio is the median over rounds. Memory is the peak of what Python and NumPy all
 from __future__ import annotations
 
 import argparse
-import os
 import time
 import tracemalloc
 from typing import TYPE_CHECKING
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 import numpy as np
 from scipy.sparse import csr_matrix, random
 
 from scgpt.data.binning import bin_values
 from scgpt.data.preprocess import lognormalise
-from scgpt.data.tokens import CellRng, length_buckets, mask_values, tokenize
+from scgpt.data.tokens import Batch, CellRng, length_buckets, mask_values, tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,23 +75,30 @@ def steps(counts: csr_matrix) -> list[Step]:
         tokens = tokenize(bins, gene_ids, cls_id=cls_id, **options)
         return tokens.collate(np.arange(len(tokens)), pad_id=pad_id)
 
-    def bucketed(**options: object) -> object:
-        tokens = tokenize(bins, gene_ids, cls_id=cls_id, **options)
+    def bucketed() -> int:
+        tokens = tokenize(bins, gene_ids, cls_id=cls_id)
         rows = length_buckets(tokens.lengths, BATCH_SIZE)
-        return [tokens.collate(part, pad_id=pad_id) for part in rows]
+        # One batch at a time, as training consumes them.
+        return sum(n_bytes(tokens.collate(part, pad_id=pad_id)) for part in rows)
 
-    def masked() -> object:
+    tokens_once = tokenize(bins, gene_ids, cls_id=cls_id)
+
+    def one_epoch() -> int:
+        rows = length_buckets(tokens_once.lengths, BATCH_SIZE)
+        return sum(n_bytes(tokens_once.collate(part, pad_id=pad_id)) for part in rows)
+
+    def masked() -> int:
         tokens = tokenize(
             bin_values(counts, n_bins=N_BINS, ties="random", seed=0),
             gene_ids,
             cls_id=cls_id,
             max_length=SHORT,
         )
-        batches = []
+        size = 0
         for part in length_buckets(tokens.lengths, BATCH_SIZE):
             batch = tokens.collate(part, pad_id=pad_id)
-            batches.append((batch, mask_values(batch, MASK_RATIO, rng=CellRng(seed=0))))
-        return batches
+            size += n_bytes(batch) + n_bytes(mask_values(batch, MASK_RATIO, rng=CellRng(seed=0)))
+        return size
 
     def plain_tokens(max_length: int | None = None) -> object:
         return tokenize_plain(dense_bins, gene_ids, cls_id, pad_id, max_length)
@@ -123,6 +126,7 @@ def steps(counts: csr_matrix) -> list[Step]:
         ),
         ("tokenise + pad, same output", plain_tokens, padded),
         ("tokenise + pad, in buckets", plain_tokens, bucketed),
+        ("pad in buckets, each later epoch", plain_tokens, one_epoch),
         (
             f"tokenise + sample to {SHORT}",
             lambda: plain_tokens(SHORT),
@@ -203,15 +207,17 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def n_bytes(result: object) -> int:
-    """Return the size of all arrays in a result."""
+    """Return the size of all arrays in a result (a number is a size already)."""
+    if isinstance(result, int):
+        return result
     if isinstance(result, np.ndarray):
         return result.nbytes
     if isinstance(result, csr_matrix):
         # The column numbers are those of the input and are needed once, not once per result.
         return result.data.nbytes
-    if isinstance(result, list | tuple):
-        return sum(n_bytes(part) for part in result)
-    return sum(n_bytes(part) for part in vars(result).values())
+    if isinstance(result, Batch):
+        return result.gene_ids.nbytes + result.values.nbytes + result.padding.nbytes
+    return sum(n_bytes(part) for part in result)
 
 
 def row(

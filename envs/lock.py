@@ -33,7 +33,7 @@ TORCH_CPU_SHA256 = {
 }
 HEADER = "# Written by `make lock` from envs/requirements.in and envs/dev.in; do not edit.\n"
 CONDA_HEAD = f"""\
-{HEADER}# Only for `snakemake --sdm conda`; `make env` is the tested way, this file is not run in CI.
+{HEADER}# Only for `snakemake --sdm conda`; not run in CI, which tests `make env`.
 # torch comes from PyPI here, so on Linux its CUDA libraries are fetched too. Versions stand in
 # full because Snakemake copies this file elsewhere, where a path to the lock would not hold.
 name: scgpt-reproduction

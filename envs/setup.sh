@@ -65,8 +65,11 @@ make_venv_with_uv() {
     say "no Python 3.11 on PATH; fetching one with uv"
     if ! command -v uv >/dev/null; then
         uv=$temporary/uv/bin/uv
-        python3 -m pip install --quiet --no-deps --require-hashes --target "$temporary/uv" \
-            -r "$(locked uv)" >&2 || fail "Python 3.11 is needed, or any python3 with pip to fetch it."
+        python3 -m pip install -qq --no-deps --require-hashes --target "$temporary/uv" \
+            -r "$(locked uv)" 2>"$temporary/uv.log" || {
+            tail -n 1 "$temporary/uv.log" >&2
+            fail "Python 3.11 is needed, or any python3 with pip that can fetch it."
+        }
     fi
     "$uv" venv --quiet --clear --seed --python 3.11 "$venv" >&2 ||
         fail "Python 3.11 is needed and uv could not get it: install it, or set PYTHON=/path/to/python3.11."

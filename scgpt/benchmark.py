@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from scgpt.catalogue import Catalogue
 from scgpt.checks import at, check_parameters, check_references
 from scgpt.config import Config, Selection, parse_config
 from scgpt.errors import ConfigError
@@ -62,6 +63,7 @@ class Plan:
         self.scale = config.scale if scale is None else scale
         self.settings: ScaleConfig = _look_up(config.scales, self.scale, "scale")
         check_references(config)
+        self.catalogue = Catalogue(config, self.scale)
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -75,6 +77,12 @@ class Plan:
             return [name for name in self.config.datasets if name in wanted]
         able = [name for name, block in self.config.datasets.items() if task in block.tasks]
         return _select(self.settings.run[task].datasets, able)
+
+    @cached_property
+    def prepared(self) -> list[str]:
+        """All data sets that `snakemake datasets` makes: of the tasks, and of the catalogue."""
+        wanted = {*self.datasets(), *self.catalogue.datasets()}
+        return [name for name in self.config.datasets if name in wanted]
 
     def methods(self, task: str) -> list[str]:
         """Return the methods of a task at this scale."""
@@ -123,6 +131,7 @@ class Plan:
                 "expected": block.expected.model_dump(),
                 "title": block.title,
                 "kind": block.kind,
+                "twin": self.catalogue.is_twin and block.kind == "download",
                 "reference": block.reference,
                 "license": block.license,
                 "notes": block.notes,
@@ -304,7 +313,8 @@ class Plan:
         ConfigError
             With the key path, what was found and the known names.
         """
-        for name in self.datasets():
+        self.catalogue.check(self.datasets())
+        for name in self.prepared:
             block = self.config.datasets[name]
             with at(f"datasets.{name}.reader"):
                 known = function_parameters(block.reader)

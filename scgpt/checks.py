@@ -63,6 +63,7 @@ def check_references(config: Config) -> None:
     for name, dataset in config.datasets.items():
         need(dataset.tasks, config.tasks, f"datasets.{name}.tasks")
         need(dataset.scale_params, config.scales, f"datasets.{name}.scale_params")
+    _check_catalogue(config, need, problems)
     for name, task in config.tasks.items():
         need(task.scale_params, config.scales, f"tasks.{name}.scale_params")
         if task.compared is not None:
@@ -87,6 +88,22 @@ def check_references(config: Config) -> None:
             need(run.splits, config.tasks[task].splits, f"{where}.run.{task}.splits")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _check_catalogue(config: Config, need: Any, problems: list[str]) -> None:
+    """Check what names data sets, knowledge bases and checkpoints as one list of downloads."""
+    seen: dict[str, str] = {}
+    for part in ("datasets", "knowledge", "models"):
+        for name in getattr(config, part):
+            if name in seen:
+                problems.append(f"{part}.{name}: the name is taken by {seen[name]}.{name}")
+            seen[name] = part
+    for name, block in config.datasets.items():
+        if (block.kind == "download") != bool(block.files):
+            problems.append(f"datasets.{name}.files: expected for kind download, and only for it")
+    known = [*config.datasets, *config.knowledge]
+    for name, scale in config.scales.items():
+        need(scale.catalogue, known, f"scales.{name}.catalogue")
 
 
 def _check_method(name: str, method: MethodConfig, config: Config, need: Any) -> None:

@@ -96,7 +96,14 @@ def _json(text: str) -> dict[str, Any]:
 def _add_data_verbs(verbs: Any) -> None:
     parser = _verb(verbs, "dataset", _dataset, "read or simulate a data set (C1)")
     _paths(parser, "output", "card")
-    _paths(parser, "raw", required=False)
+    _paths(parser, "raw", "record", required=False)
+    parser = _verb(verbs, "fetch", _fetch, "fetch the files of a data set")
+    _paths(parser, "folder", "record", "lock")
+    _paths(parser, "twin", required=False)
+    parser = _verb(verbs, "twin", _twin, "write simulated files that stand in for a download")
+    _paths(parser, "folder", "record")
+    parser = _verb(verbs, "knowledge", _knowledge, "read a knowledge base into a table")
+    _paths(parser, "raw", "record", "output", "card")
     parser = _verb(verbs, "task-data", _task_data, "divide a data set for a task (C2)")
     _paths(parser, "dataset", "data", "truth", "card")
 
@@ -147,7 +154,43 @@ def _add_user_verbs(verbs: Any) -> None:
 def _dataset(options: argparse.Namespace) -> None:
     from scgpt.steps import dataset
 
-    dataset.run(options.spec, output=options.output, card=options.card, raw=options.raw)
+    dataset.run(
+        options.spec,
+        output=options.output,
+        card=options.card,
+        raw=options.raw,
+        record=options.record,
+    )
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from scgpt.steps import fetch
+
+    fetch.run(
+        options.spec,
+        folder=options.folder,
+        record=options.record,
+        lock=options.lock,
+        twin=options.twin,
+    )
+
+
+def _twin(options: argparse.Namespace) -> None:
+    from scgpt.steps import twin
+
+    twin.run(options.spec, folder=options.folder, record=options.record)
+
+
+def _knowledge(options: argparse.Namespace) -> None:
+    from scgpt.steps import knowledge
+
+    knowledge.run(
+        options.spec,
+        raw=options.raw,
+        record=options.record,
+        output=options.output,
+        card=options.card,
+    )
 
 
 def _task_data(options: argparse.Namespace) -> None:

@@ -41,29 +41,61 @@ class Expected(Strict):
 
     n_cells: int | None = None
     n_genes: int | None = None
+    n_peaks: int | None = None
+    n_proteins: int | None = None
     n_batches: int | None = None
+    n_donors: int | None = None
     n_cell_types: int | None = None
+    n_conditions: int | None = Field(None, description="Perturbations, control not counted.")
+    n_reference: int | None = Field(None, description="Cells of the reference.")
+    n_query: int | None = Field(None, description="Cells of the query.")
+    n_sets: int | None = Field(None, description="Gene sets of a knowledge base.")
+    n_regulators: int | None = None
+    n_targets: int | None = None
     source: str | None = Field(None, description="Where the numbers were published.")
 
 
-class DatasetConfig(Strict):
-    """One data set: how to get it, what it must contain, whom to cite."""
+class Resource(Strict):
+    """Something that comes from outside: its files, whom to cite, what stands in for it."""
 
     title: str
-    kind: Literal["embedded", "simulated", "download"] = Field(
-        description="embedded: ships with a dependency; simulated: made here; download: fetched."
+    files: dict[str, FileSpec] = Field(default_factory=dict, description="Files to download.")
+    retrieve: str | None = Field(
+        None, description="Entry point `module:function` that makes the files, if no URL does."
+    )
+    retrieve_params: dict[str, Any] = Field(default_factory=dict)
+    twin: str | None = Field(
+        None, description="Entry point `module:function` that writes simulated stand-in files."
+    )
+    twin_params: dict[str, Any] = Field(default_factory=dict, description="Its sizes.")
+    reference: str = Field(description="DOI or citation.")
+    license: str
+    notes: list[str] = Field(default_factory=list, description="Shown on the data card.")
+
+
+class DatasetConfig(Resource):
+    """One data set: how to get it, what it must contain, whom to cite."""
+
+    kind: Literal["embedded", "simulated", "local", "download"] = Field(
+        description="embedded: ships with a dependency; simulated: made here; "
+        "local: a file of yours; download: fetched."
     )
     reader: str = Field(description="Entry point `module:function` that returns the data set.")
     params: dict[str, Any] = Field(default_factory=dict, description="Arguments of the reader.")
     scale_params: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Arguments of the reader that differ at a scale."
     )
-    files: dict[str, FileSpec] = Field(default_factory=dict, description="Files to download.")
     tasks: list[str] = Field(description="Tasks that may use the data set.")
     expected: Expected = Expected()
-    reference: str = Field(description="DOI or citation.")
-    license: str
-    notes: list[str] = Field(default_factory=list, description="Shown on the data card.")
+
+
+class KnowledgeConfig(Resource):
+    """One knowledge base: gene sets, or edges from regulators to targets."""
+
+    form: Literal["gene_sets", "edges"]
+    reader: str = Field(description="Entry point `module:function` that returns the table.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Arguments of the reader.")
+    expected: Expected = Expected()
 
 
 class SplitConfig(Strict):
@@ -98,14 +130,10 @@ class TaskConfig(Strict):
     deviations: list[Deviation] = Field(default_factory=list)
 
 
-class ModelConfig(Strict):
+class ModelConfig(Resource):
     """One pretrained checkpoint."""
 
-    title: str
     files: dict[str, FileSpec] = Field(min_length=1)
-    reference: str
-    license: str
-    notes: list[str] = Field(default_factory=list)
 
 
 class MethodConfig(Strict):
@@ -180,6 +208,13 @@ class ScaleConfig(Strict):
     limits: Limits = Limits()
     run: dict[str, TaskRun] = Field(min_length=1)
     figures: Selection = "all"
+    source: Literal["public", "twin"] = Field(
+        "public", description="Where downloads come from; twin: simulated stand-ins, offline."
+    )
+    catalogue: Selection = Field(
+        default_factory=list,
+        description="Data sets and knowledge bases that `snakemake datasets` makes besides.",
+    )
 
 
 class Config(Strict):
@@ -188,6 +223,7 @@ class Config(Strict):
     scale: str
     scales: dict[str, ScaleConfig]
     datasets: dict[str, DatasetConfig]
+    knowledge: dict[str, KnowledgeConfig] = Field(default_factory=dict)
     tasks: dict[str, TaskConfig]
     models: dict[str, ModelConfig] = Field(default_factory=dict)
     methods: dict[str, MethodConfig]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
 
-from scgpt.data import kernels
-from scgpt.data.keys import TIES, content_keys, seed_key
+from scgpt.data import binning_kernels, kernels
+from scgpt.data.keys import TIES, content_keys, identities, seed_key
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def bin_values(
     ties: Literal["upper", "random"] = "upper",
     seed: int | None = None,
     cell_keys: np.ndarray | None = None,
+    gene_ids: np.ndarray | None = None,
 ) -> csr_matrix:
     """Replace every value by its quantile bin within its own cell.
 
@@ -43,10 +44,13 @@ def bin_values(
         What becomes of a value equal to several edges. ``"upper"`` takes the highest of its bins,
         as in pretraining; ``"random"`` draws one of them, as the published fine-tuning does.
     seed
-        Required for ``"random"``. A draw depends on the seed, the cell's key and the column.
+        Required for ``"random"``. A draw depends on the seed, the cell's key and the gene.
     cell_keys
         One uint64 per cell; without it the content of the cell is its key, so that neither the
         order nor the chunking of cells matters.
+    gene_ids
+        One whole number per column, so that the order of genes does not matter to the draws
+        either; the column number unless given.
 
     Returns
     -------
@@ -62,29 +66,29 @@ def bin_values(
     Cui et al., Nat Methods 2024, doi:10.1038/s41592-024-02201-0, Methods, equation 1.
     """
     values = _checked_values(matrix, n_bins)
-    keys = np.empty(0, dtype=np.uint64)
-    if ties == "random":
-        if seed is None:
-            msg = "random ties need a seed; give one, or use ties='upper'"
-            raise DataError(msg)
-        if cell_keys is None:
-            cell_keys = content_keys(matrix)
-        keys = seed_key(seed, TIES, cell_keys)
-    elif ties != "upper":
+    if ties not in ("upper", "random"):
         msg = f"ties is {ties!r}, expected 'upper' or 'random'"
         raise DataError(msg)
+    if ties == "random" and seed is None:
+        msg = "random ties need a seed; give one, or use ties='upper'"
+        raise DataError(msg)
+    indptr = matrix.indptr.astype(np.int64)  # one compiled version for both kinds of matrix
     bits = values.view(np.uint32 if values.itemsize == 4 else np.uint64)
     bins = np.empty(values.size, dtype=np.uint8)
-    status, row = kernels.bin_rows(
-        matrix.indptr, matrix.indices, values, bits, np.linspace(0, 1, n_bins - 1), keys, bins
+    lowest = np.empty(values.size if ties == "random" else 0, dtype=np.uint8)
+    status, row = binning_kernels.bin_rows(
+        indptr, values, bits, np.linspace(0, 1, n_bins - 1), lowest, bins
     )
-    if status != kernels.OK:
-        found = "a negative value" if status == kernels.NEGATIVE else "NaN or infinity"
+    if status != binning_kernels.OK:
+        found = "a negative value" if status == binning_kernels.NEGATIVE else "NaN or infinity"
         msg = f"cell {row} has {found}; binning needs counts or log-normalised values >= 0"
         raise DataError(msg)
-    binned = csr_matrix((bins, matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
-    binned.has_sorted_indices = matrix.has_sorted_indices
-    return binned
+    if ties == "random":
+        if cell_keys is None:
+            cell_keys = content_keys(matrix, gene_ids)
+        keys, genes = seed_key(seed, TIES, cell_keys), identities(matrix, gene_ids)
+        kernels.draw_between(indptr, genes, keys, lowest, bins)
+    return csr_matrix((bins, matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
 
 
 def _checked_values(matrix: csr_matrix, n_bins: int) -> np.ndarray:

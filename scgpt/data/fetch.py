@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scgpt.data.fetching.obtain import Setup, Wanted, is_rehearsal, mark_rehearsal, obtain
 from scgpt.data.fetching.partial import DiskProblem, Partial, readable
@@ -18,7 +18,7 @@ from scgpt.data.fetching.verify import examine
 from scgpt.errors import DownloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from scgpt.config import FileSpec
 
@@ -235,6 +235,28 @@ def describe(
             )
         )
     return descriptions
+
+
+def recorded(
+    files: Iterable[str], lock: str | Path, *, group: str, rehearsal: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Return sha256, size and source of every file as the lock file has them.
+
+    Raises
+    ------
+    DownloadError
+        If a file is not recorded: it was never fetched.
+    """
+    lock = Path(lock)
+    record = Record(lock.with_name(lock.name + ".rehearsal") if rehearsal else lock)
+    entries = {}
+    for name in files:
+        entry = record.entry(f"{group}/{name}")
+        if entry is None:
+            msg = f"{group}/{name}: not in {record.path}; fetch it first"
+            raise DownloadError(msg)
+        entries[name] = entry
+    return entries
 
 
 def _check_one(name: str, group: str, spec: FileSpec, folder: Path, record: Record) -> Finding:

@@ -1,4 +1,4 @@
-"""Compiled inner loops of the data layer: hashing, binning, tokenising, masking, collating.
+"""Compiled loops that hash, draw, tokenise, collate and mask.
 
 All of them stand in this one file because numba's on-disk cache looks only at the file of the
 function it compiles: a loop whose helper lived elsewhere would survive an edit of that helper.
@@ -16,7 +16,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 MIX_B = np.uint64(0x94D049BB133111EB)
 DEBRUIJN = np.uint64(0x03F79D71B4CB0A89)
-ONE, BYTE, MAGNITUDE = np.uint64(1), np.uint64(255), np.uint32(0x7FFFFFFF)
+ONE, MAGNITUDE = np.uint64(1), np.uint32(0x7FFFFFFF)
 N27, N30, N31, N32, N56, N58 = (np.uint64(shift) for shift in (27, 30, 31, 32, 56, 58))
 # Position of the lowest set bit, looked up with a de Bruijn sequence: numba has no ctz.
 LOWEST_BIT = np.zeros(64, dtype=np.int64)
@@ -24,8 +24,6 @@ for _bit in range(64):
     LOWEST_BIT[((1 << _bit) * int(DEBRUIJN) % (1 << 64)) >> 58] = _bit
 
 I32, I64, U64 = np.int32, np.int64, np.uint64
-OK, NOT_FINITE, NEGATIVE, DUPLICATE = 0, 1, 2, 3
-INSERTION_SORT = 48  # up to this many distinct values insertion beats four radix passes
 
 
 @njit(nogil=True, cache=True)
@@ -74,6 +72,22 @@ def fill_scores(key, genes, out):
 
 
 @njit(nogil=True, cache=True)
+def draw_between(indptr, genes, keys, lower, upper):
+    """Replace each value of `upper` by a random one from `lower` to it, keyed by cell and gene."""
+    widest = 0
+    for row in range(indptr.size - 1):
+        widest = max(widest, indptr[row + 1] - indptr[row])
+    drawn = np.empty(widest, U64)
+    for row in range(indptr.size - 1):
+        start, stop = indptr[row], indptr[row + 1]
+        low, high, scores = lower[start:stop], upper[start:stop], drawn[: stop - start]
+        fill_scores(keys[row], genes[start:stop], scores)
+        for i in range(low.size):
+            choices = np.uint64(high[i] - low[i] + 1)
+            high[i] = low[i] + (((scores[i] >> N32) * choices) >> N32)
+
+
+@njit(nogil=True, cache=True)
 def smallest(scores, n_wanted, histogram, few):
     """Return the `n_wanted`-th smallest of evenly distributed scores.
 
@@ -99,156 +113,6 @@ def smallest(scores, n_wanted, histogram, few):
 
 
 @njit(nogil=True, cache=True)
-def sort_bits(bits, slots, n, spare_bits, spare_slots):
-    """Sort the first `n` bit patterns, carrying their slots along.
-
-    Positive floating-point numbers order like the whole numbers of their bits.
-    """
-    if n <= INSERTION_SORT:
-        for i in range(1, n):
-            b, slot, j = bits[i], slots[i], i
-            while j > 0 and bits[j - 1] > b:
-                bits[j], slots[j] = bits[j - 1], slots[j - 1]
-                j -= 1
-            bits[j], slots[j] = b, slot
-        return
-    starts = np.empty(256, I64)
-    for digit in range(bits.itemsize):
-        shift = np.uint64(8 * digit)
-        starts.fill(0)
-        for i in range(n):
-            starts[(np.uint64(bits[i]) >> shift) & BYTE] += 1
-        at = 0
-        for value in range(256):
-            count = starts[value]
-            starts[value] = at
-            at += count
-        for i in range(n):
-            value = (np.uint64(bits[i]) >> shift) & BYTE
-            spare_bits[starts[value]] = bits[i]
-            spare_slots[starts[value]] = slots[i]
-            starts[value] += 1
-        for i in range(n):
-            bits[i], slots[i] = spare_bits[i], spare_slots[i]
-
-
-@njit(nogil=True, cache=True)
-def group_row(values, bits, table, shift, which, distinct, slots, counts):
-    """Find the distinct values of a row; return their number, or minus the status of a bad one.
-
-    `table` is an empty hash table and comes back filled. ``which[i]`` becomes the slot of value
-    `i`, or -1 for a zero; ``slots[d]`` that of distinct value `d`.
-    """
-    n, wrap = 0, np.uint64(table.size - 1)
-    for i in range(values.size):
-        if values[i] == 0:
-            which[i] = -1
-            continue
-        if not values[i] > 0 or values[i] == np.inf:
-            return -NEGATIVE if values[i] < 0 else -NOT_FINITE
-        at = (np.uint64(bits[i]) * GOLDEN) >> shift
-        while table[at] != bits[i]:
-            if table[at] == 0:
-                table[at] = bits[i]
-                counts[at] = 0
-                distinct[n], slots[n] = bits[i], at
-                n += 1
-                break
-            at = (at + ONE) & wrap
-        counts[at] += 1
-        which[i] = at
-    return n
-
-
-@njit(nogil=True, cache=True)
-def lerp(below, above, weight):
-    """Interpolate like NumPy: a difference in the values' precision, then from the nearer end."""
-    step = above - below
-    return above - step * (1.0 - weight) if weight >= 0.5 else below + step * weight
-
-
-@njit(nogil=True, cache=True)
-def bin_ranges(values, ends, quantiles, lower, upper):
-    """Fill the lowest and highest bin of each of the sorted distinct values of a row.
-
-    ``ends[d]`` is the number of values up to and including distinct value `d`. Edge `e` lies at
-    rank ``(n - 1) * quantiles[e]`` between two order statistics, so most edges are placed by
-    their rank alone; only those next to a value have to be computed.
-    """
-    n = ends[values.size - 1]
-    n_below, n_upto = 0, 0
-    for d in range(values.size):
-        first, last = ends[d - 1] if d else 0, ends[d] - 1
-        while n_below < quantiles.size:  # edges below the value
-            position = (n - 1) * quantiles[n_below]
-            rank = int(np.floor(position))
-            if rank >= first:
-                break
-            if rank + 1 == first and lerp(values[d - 1], values[d], position - rank) >= values[d]:
-                break
-            n_below += 1
-        while n_upto < quantiles.size:  # edges below it or equal
-            position = (n - 1) * quantiles[n_upto]
-            rank = int(np.floor(position))
-            if rank > last:
-                break
-            inside = rank < last or d + 1 == values.size
-            if not inside and lerp(values[d], values[d + 1], position - rank) > values[d]:
-                break
-            n_upto += 1
-        lower[d], upper[d] = min(n_below + 1, n_upto), n_upto
-
-
-@njit(nogil=True, cache=True)
-def bin_rows(indptr, indices, values, bits, quantiles, keys, out):
-    """Write the bin of every stored value to `out`; return (status, row).
-
-    Only the distinct values of a row are sorted: a cell of a thousand counts has a few dozen.
-    An empty `keys` means ties go to the upper bin, else row `r` draws them with ``keys[r]``.
-    """
-    widest = 1
-    for row in range(indptr.size - 1):
-        widest = max(widest, indptr[row + 1] - indptr[row])
-    size, shift = 64, 58
-    while size < 2 * widest:
-        size, shift = 2 * size, shift - 1
-    table = np.zeros(size, dtype=bits.dtype)
-    counts, low, high = np.empty(size, I32), np.empty(size, I32), np.empty(size, I32)
-    slots, spare_slots, which = np.empty(widest, I32), np.empty(widest, I32), np.empty(widest, I32)
-    lower, upper, ends = np.empty(widest, I64), np.empty(widest, I64), np.empty(widest, I64)
-    distinct, spare = np.empty(widest, bits.dtype), np.empty(widest, bits.dtype)
-    drawn = np.empty(widest, U64)
-    for row in range(indptr.size - 1):
-        start, stop = indptr[row], indptr[row + 1]
-        n = group_row(
-            values[start:stop], bits[start:stop], table, np.uint64(shift), which,
-            distinct, slots, counts,
-        )  # fmt: skip
-        if n < 0:
-            return -n, row
-        sort_bits(distinct, slots, n, spare, spare_slots)
-        total = 0
-        for d in range(n):
-            table[slots[d]] = 0
-            total += counts[slots[d]]
-            ends[d] = total
-        if n:
-            bin_ranges(distinct[:n].view(values.dtype), ends[:n], quantiles, lower, upper)
-        for d in range(n):
-            low[slots[d]], high[slots[d]] = lower[d], upper[d]
-        bins = out[start:stop]
-        for i in range(bins.size):
-            bins[i] = high[which[i]] if which[i] >= 0 else 0
-        if keys.size:
-            fill_scores(keys[row], indices[start:stop], drawn)
-            for i in range(bins.size):
-                if which[i] >= 0:
-                    choices = np.uint64(bins[i] - low[which[i]] + 1)
-                    bins[i] = low[which[i]] + (((drawn[i] >> N32) * choices) >> N32)
-    return OK, 0
-
-
-@njit(nogil=True, cache=True)
 def sort_row(ranks, values, n, words, by_rank):
     """Order one row by rank through a bit set; return False if a rank occurs twice."""
     for i in range(n):
@@ -271,21 +135,21 @@ def sort_row(ranks, values, n, words, by_rank):
 
 
 @njit(nogil=True, cache=True)
-def copy_row(indices, values, column_rank, rank_token, ranks, ids, kept):
-    """Copy a row whose genes are all kept, non-zero and in rank order; return whether it is one.
+def copy_row(indices, values, column_token, by_token, ids, kept):
+    """Copy a row whose genes are all kept, non-zero and in order; return whether it is such a row.
 
-    Most rows are; these loops without branches run several values at a time.
+    Most rows are; these loops without branches handle several values at a time.
     """
+    for i in range(indices.size):
+        ids[i] = column_token[np.uint64(indices[i])]
     plain = True
     for i in range(indices.size):
-        ranks[i] = column_rank[np.uint64(indices[i])]
-        plain &= (ranks[i] >= 0) & (values[i] != 0)
+        plain &= (ids[i] >= 0) & (values[i] != 0)
+    ordered = ids if by_token else indices
     for i in range(1, indices.size):
-        plain &= ranks[i] > ranks[i - 1]
-    if plain:
-        for i in range(indices.size):
-            ids[i] = rank_token[np.uint64(ranks[i])]
-            kept[i] = values[i]
+        plain &= ordered[i] > ordered[i - 1]
+    for i in range(indices.size):
+        kept[i] = values[i]
     return plain
 
 
@@ -310,8 +174,8 @@ def gather_row(indices, values, column_rank, ranks, kept, words, by_rank):
 
 @njit(nogil=True, cache=True)
 def fill_tokens(
-    indptr, indices, values, column_rank, rank_token, include_zero, n_places, cell_keys, seed_key,
-    head, out_indptr, out_ids, out_values,
+    indptr, indices, values, column_token, by_token, column_rank, rank_token, include_zero,
+    n_places, cell_keys, seed_key, head, out_indptr, out_ids, out_values,
 ):  # fmt: skip
     """Write every row's tokens after its `head` (0 or 1) reserved places.
 
@@ -331,7 +195,7 @@ def fill_tokens(
         at += head
         end = at + stop - start
         if not include_zero and stop - start <= min(n_places, n_ranks) and copy_row(
-            indices[start:stop], values[start:stop], column_rank, rank_token, ranks,
+            indices[start:stop], values[start:stop], column_token, by_token,
             out_ids[at:end], out_values[at:end],
         ):  # fmt: skip
             at = end
@@ -344,7 +208,10 @@ def fill_tokens(
             return row
         for i in range(n):
             tokens[i] = rank_token[ranks[i]]
-        key = cell_keys[row] if cell_keys.size else content_key(tokens[:n], bits[:n])
+        key = seed_key
+        if (n_ranks if include_zero else n) > n_places:
+            cell = cell_keys[row] if cell_keys.size else content_key(tokens[:n], bits[:n])
+            key = mix(seed_key ^ cell)
         if include_zero:
             by_rank.fill(0)
             for i in range(n):
@@ -354,7 +221,7 @@ def fill_tokens(
                 kept[i], tokens[i] = by_rank[i], rank_token[i]
         limit = ~np.uint64(0)
         if n > n_places:
-            fill_scores(mix(seed_key ^ key), tokens[:n], scores)
+            fill_scores(key, tokens[:n], scores)
             limit = smallest(scores[:n], n_places, histogram, few)
         for i in range(n):
             if n <= n_places or scores[i] <= limit:
@@ -372,9 +239,12 @@ def collate_rows(rows, indptr, ids, values, pad_id, pad_value, out_ids, out_valu
         row_ids, row_values = ids[start:stop], values[start:stop]
         to_ids, to_values, to_padding = out_ids[i], out_values[i], padding[i]
         n = row_ids.size
+        # One array per loop: with several the compiler gives up on proving them disjoint.
         for j in range(n):
             to_ids[j] = row_ids[j]
+        for j in range(n):
             to_values[j] = row_values[j]
+        for j in range(n):
             to_padding[j] = False
         for j in range(n, to_ids.size):
             to_ids[j] = pad_id
@@ -403,17 +273,3 @@ def mask_rows(ids, values, padding, keys, ratio, mask_value, out):
             if left and scores[i] <= limit:
                 out[row, places[i]] = mask_value
                 left -= 1
-
-
-@njit(nogil=True, cache=True)
-def scan_values(values):
-    """Return how many are not finite, negative, fractional, and the largest value."""
-    n_bad, n_negative, n_fractional, largest = 0, 0, 0, -np.inf
-    for value in values:
-        if not np.isfinite(value):
-            n_bad += 1
-            continue
-        n_negative += value < 0
-        n_fractional += value != np.floor(value)
-        largest = max(largest, value)
-    return n_bad, n_negative, n_fractional, largest

@@ -47,11 +47,17 @@ def content_keys(matrix: csr_matrix, gene_ids: np.ndarray | None = None) -> np.n
         What identifies each column; the column number unless given.
     """
     values = np.ascontiguousarray(matrix.data, dtype=np.float32)
-    columns = matrix.indices
-    genes = columns if gene_ids is None else np.asarray(gene_ids)[columns]
     keys = np.empty(matrix.shape[0], dtype=np.uint64)
-    kernels.content_keys(matrix.indptr, genes, values.view(np.uint32), keys)
+    genes, bits = identities(matrix, gene_ids), values.view(np.uint32)
+    kernels.content_keys(matrix.indptr.astype(np.int64), genes, bits, keys)
     return keys
+
+
+def identities(matrix: csr_matrix, gene_ids: np.ndarray | None) -> np.ndarray:
+    """Return the gene id of every stored value (its column number without ids), int32."""
+    if gene_ids is None:
+        return matrix.indices.astype(np.int32, copy=False)
+    return np.asarray(gene_ids, dtype=np.int32)[matrix.indices]
 
 
 def seed_key(seed: int, purpose: int, keys: np.ndarray | int = 0, *, epoch: int = 0) -> np.ndarray:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
+from numba import njit
 from scipy.sparse import csr_matrix, issparse
 
-from scgpt.data import kernels
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def looks_logged(matrix: csr_matrix) -> bool:
     The published check asks for a value below 1 instead of a fraction, and so misses shallow
     data: one count of 5,000 becomes log(1 + 2) = 1.1 after scaling to 10,000.
     """
-    _, n_negative, n_fractional, largest = kernels.scan_values(_csr(matrix).data)
+    _, n_negative, n_fractional, largest = _scan(_csr(matrix).data)
     return bool(n_fractional and not n_negative and largest <= LARGEST_LOGGED)
 
 
@@ -57,7 +57,7 @@ def check_counts(
         For no cells or genes, duplicate gene names, NaN or infinity, negative, log-transformed or
         fractional values, and cells without any count.
     """
-    n_bad, _, n_fractional, _ = kernels.scan_values(_csr(matrix).data)
+    n_bad, _, n_fractional, _ = _scan(_csr(matrix).data)
     if not n_bad and looks_logged(matrix):
         msg = (
             "the values look log-normalised (fractions, none above "
@@ -107,7 +107,7 @@ def _check_values(
                 "those columns"
             )
             raise DataError(msg)
-    n_bad, n_negative, _, _ = kernels.scan_values(_csr(matrix).data)
+    n_bad, n_negative, _, _ = _scan(_csr(matrix).data)
     if n_bad:
         msg = f"{n_bad} values are NaN or infinite; remove or correct those cells"
         raise DataError(msg)
@@ -119,6 +119,20 @@ def _check_values(
         names = empty if cell_names is None else np.asarray(cell_names)[empty]
         msg = f"{empty.size} cells have no counts at all ({_some(names)}); remove them"
         raise DataError(msg)
+
+
+@njit(nogil=True, cache=True)
+def _scan(values):
+    """Return how many values are not finite, negative, fractional, and the largest."""
+    n_bad, n_negative, n_fractional, largest = 0, 0, 0, -np.inf
+    for value in values:
+        if not np.isfinite(value):
+            n_bad += 1
+            continue
+        n_negative += value < 0
+        n_fractional += value != np.floor(value)
+        largest = max(largest, value)
+    return n_bad, n_negative, n_fractional, largest
 
 
 def _csr(matrix: csr_matrix) -> csr_matrix:
@@ -202,7 +216,7 @@ def highly_variable_genes(
     """
     if n_top >= data.n_vars:
         return np.ones(data.n_vars, dtype=bool)
-    if flavor == "seurat_v3" and kernels.scan_values(_csr(data.X).data)[2]:
+    if flavor == "seurat_v3" and _scan(_csr(data.X).data)[2]:
         msg = "seurat_v3 needs counts, found fractions; use flavor cell_ranger on these values"
         raise DataError(msg)
     import anndata

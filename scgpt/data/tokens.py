@@ -29,28 +29,6 @@ NO_KEYS = np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Padded cells.
-
-    Attributes
-    ----------
-    gene_ids
-        Token ids, shape (n_cells, length), int64.
-    values
-        Values, shape (n_cells, length), float32.
-    padding
-        True where there is no token, shape (n_cells, length).
-    keys
-        What random choices about each cell are keyed by, shape (n_cells,), uint64.
-    """
-
-    gene_ids: np.ndarray
-    values: np.ndarray
-    padding: np.ndarray
-    keys: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizedCells:
     """Cells of different lengths, one after the other.
 
@@ -129,7 +107,35 @@ class TokenizedCells:
             rows, self.indptr, self.gene_ids, self.values, pad_id, pad_value,
             gene_ids, values, padding,
         )  # fmt: skip
-        return Batch(gene_ids=gene_ids, values=values, padding=padding, keys=self.keys[rows])
+        return Batch(gene_ids=gene_ids, values=values, padding=padding, cells=self, rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Padded cells.
+
+    Attributes
+    ----------
+    gene_ids
+        Token ids, shape (n_cells, length), int64.
+    values
+        Values, shape (n_cells, length), float32.
+    padding
+        True where there is no token, shape (n_cells, length).
+    cells, rows
+        Where the batch comes from.
+    """
+
+    gene_ids: np.ndarray
+    values: np.ndarray
+    padding: np.ndarray
+    cells: TokenizedCells
+    rows: np.ndarray
+
+    @property
+    def keys(self) -> np.ndarray:
+        """What random choices about each cell are keyed by, shape (n_cells,), uint64."""
+        return self.cells.keys[self.rows]
 
 
 def tokenize(
@@ -182,26 +188,27 @@ def tokenize(
     keys = NO_KEYS if cell_keys is None else _checked_keys(cell_keys, values.shape[0])
     head = int(cls_id is not None)
     # The length of a cell is known only once it is filled: reserve the most it can take.
-    most = np.full(values.shape[0], rank_token.size)
-    if not include_zero:
-        most = np.diff(values.indptr).astype(np.int64)
-    reserved = int(np.minimum(most, n_places).sum()) + head * values.shape[0]
-    indptr = np.zeros(values.shape[0] + 1, dtype=np.int64)
+    most = np.diff(values.indptr).astype(np.int64)
+    most = np.minimum(np.full_like(most, rank_token.size) if include_zero else most, n_places)
+    reserved = int(most.sum()) + head * most.size
+    indptr = np.zeros(most.size + 1, dtype=np.int64)
     out_ids, out_values = np.empty(reserved, dtype=np.int32), np.empty(reserved, dtype=np.float32)
-    data = _finite_values(values)
     twice = kernels.fill_tokens(
-        values.indptr, values.indices, data, column_rank, rank_token, include_zero, n_places,
-        keys, seed_key(seed, TRUNCATION)[()], head, indptr, out_ids, out_values,
+        values.indptr.astype(np.int64), values.indices.astype(np.int32, copy=False),
+        _finite_values(values), gene_ids, gene_order == "token", column_rank, rank_token,
+        include_zero, n_places, keys, seed_key(seed, TRUNCATION)[()], head,
+        indptr, out_ids, out_values,
     )  # fmt: skip
     if twice >= 0:
         msg = f"cell {twice} stores a gene twice; call sum_duplicates() on the matrix first"
         raise DataError(msg)
     if head:
         out_ids[indptr[:-1]], out_values[indptr[:-1]] = cls_id, cls_value
+    n_tokens = indptr[-1]
     return TokenizedCells(
         indptr=indptr,
-        gene_ids=out_ids[: indptr[-1]],
-        values=out_values[: indptr[-1]],
+        gene_ids=out_ids[:n_tokens],
+        values=out_values[:n_tokens],
         cell_keys=cell_keys,
     )
 
@@ -241,7 +248,7 @@ def mask_values(
     if isinstance(rng, CellRng):
         keys = rng.keys(batch)
     else:
-        keys = rng.integers(0, 1 << 64, size=batch.keys.size, dtype=np.uint64)
+        keys = rng.integers(0, 1 << 64, size=batch.rows.size, dtype=np.uint64)
     masked = np.empty_like(batch.values)
     kernels.mask_rows(
         batch.gene_ids, batch.values, batch.padding, keys, float(ratio), mask_value, masked
@@ -343,6 +350,8 @@ def _checked_keys(cell_keys: np.ndarray, n_cells: int) -> np.ndarray:
 
 
 def _finite_values(values: csr_matrix) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values.data
     data = np.ascontiguousarray(values.data, dtype=np.float32)
     if values.dtype.kind == "f" and not np.isfinite(data).all():
         bad = np.flatnonzero(~np.isfinite(data))[0]

@@ -150,7 +150,8 @@ def grouped_bars(
     titles
         Name to words, for bars, groups and facets.
     limits
-        Range of the score axis; widened where a score or its error lies outside.
+        Range of the score axis; widened where a score or its error lies outside. Bars start at 0,
+        or at the end nearest to it.
     name
         Title of the score axis; by default "score", with what the whiskers are if there are any.
     legend
@@ -167,6 +168,7 @@ def grouped_bars(
     groups = bars[["facet", "x"]].drop_duplicates().reset_index(drop=True)
     places = _places(groups)
     width = GROUP_WIDTH / len(hues)
+    base = float(np.clip(0, *limits))
     for (facet, x), part in bars.groupby(["facet", "x"], sort=False):
         centre = places[facet, x]
         _marks(ax, part, centre)
@@ -174,7 +176,7 @@ def grouped_bars(
             at = centre + (hues.index(bar["hue"]) - (len(hues) - 1) / 2) * width
             same = (rows["facet"] == facet) & (rows["x"] == x) & (rows["hue"] == bar["hue"])
             values = rows.loc[same, "value"].dropna() if points else pd.Series(dtype=float)
-            _bar(ax, bar, at, width, colours[bar["hue"]], values, floor=min(limits))
+            _bar(ax, bar, at, width, colours[bar["hue"]], values, base=base)
     _score_axis(ax, rows, limits, name)
     depth = _group_axis(ax, groups, places, titles)
     if legend:
@@ -206,14 +208,14 @@ def _bar(
     colour: str,
     values: pd.Series,
     *,
-    floor: float,
+    base: float,
 ) -> None:
     if np.isnan(bar["mean"]):
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
         text = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 5, "color": GREY}
-        ax.text(at, floor + 0.01, "n/a", zorder=6, bbox=box, **text)
+        ax.text(at, base + 0.01, "n/a", zorder=6, bbox=box, **text)
         return
-    ax.bar(at, bar["mean"] - floor, width * 0.92, bottom=floor, color=colour, linewidth=0)
+    ax.bar(at, bar["mean"] - base, width * 0.92, bottom=base, color=colour, linewidth=0)
     if np.isfinite(bar["standard_error"]):
         line = {"color": INK, "linewidth": 0.7, "capsize": min(1.6, 12 * width), "capthick": 0.7}
         ax.errorbar(at, bar["mean"], bar["standard_error"], zorder=4, **line)
@@ -243,8 +245,9 @@ def _score_axis(ax: Axes, rows: pd.DataFrame, limits: Sequence[float], name: str
     name = name or ("score (mean ± s.e.m.)" if whiskers else "score")
     ax.set_ylabel(fill(name, max(8, int(0.5 * panel_inches(ax)[1] / CHARACTER))))
     ax.grid(axis="y", color=LIGHT, linewidth=0.4)
-    if ax.get_ylim()[0] < low:
-        ax.axhline(low, color=INK, linewidth=0.6)
+    base = float(np.clip(0, low, high))
+    if ax.get_ylim()[0] < base:
+        ax.axhline(base, color=INK, linewidth=0.6)
 
 
 def _group_axis(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scgpt.errors import DataError
 from scgpt.model.config import LARGEST_VALUE
 
 if TYPE_CHECKING:
@@ -122,8 +123,21 @@ class DomainBatchNorm(nn.Module):
         )
 
     def forward(self, x_BLD: Tensor, batch_labels_B: Tensor | None) -> Tensor:
-        """Normalise `x_BLD` with the statistics of the batch of its first cell."""
-        norm = self.by_batch[int(batch_labels_B[0])]
+        """Normalise `x_BLD` with the statistics of the batch of its first cell.
+
+        Raises
+        ------
+        DataError
+            If that batch is none of those the network was built for.
+        """
+        label = int(batch_labels_B[0])
+        if not 0 <= label < len(self.by_batch):
+            msg = (
+                f"batch {label} has no statistics; this network knows batches 0 to "
+                f"{len(self.by_batch) - 1} (DSBN cannot normalise a batch it was not trained on)"
+            )
+            raise DataError(msg)
+        norm = self.by_batch[label]
         return norm(x_BLD.transpose(1, 2)).transpose(1, 2)
 
 

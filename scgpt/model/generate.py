@@ -62,13 +62,12 @@ def generate(
     gene_ids_BL, values_BL, padding_BL
         The prompt, with `<cls>` at position 0. `<cls>` alone makes a pure cell prompt.
     unknown_gene_ids_BU
-        Genes to generate; the padding id marks padding. No gene may occur twice in a cell.
+        Genes to generate, each once per cell; the padding id marks padding.
     n_rounds
         Number of rounds; one predicts everything at once, as in training.
     order
-        Who is revealed first. The paper says "most confident" and leaves the measure open, and the
-        network predicts no variance; `confidence` here is nearness of the prediction to a bin.
-        `attention` is the share of its last-layer attention that a gene pays to known genes.
+        Who is revealed first. The paper says "most confident" and leaves the measure open; here it
+        is nearness to a bin, or the share of last-layer attention paid to known genes.
     cell_prompt_BD
         Cell embedding that replaces the input at `<cls>`.
 
@@ -81,8 +80,7 @@ def generate(
 
     References
     ----------
-    Cui et al. 2024, doi:10.1038/s41592-024-02201-0, Methods, "Learning gene expression
-    generation". The official code has no such function.
+    Cui et al. 2024, doi:10.1038/s41592-024-02201-0, Methods. Not in the official code.
     """
     _check(model, gene_ids_BL, unknown_gene_ids_BU, n_rounds, order)
     # A fixed internal order makes the result independent of the given one, down to rounding.

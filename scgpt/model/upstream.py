@@ -102,15 +102,12 @@ def open_official(
 
     Notes
     -----
-    Three mistakes leave no trace in the files and cannot be found: a vocabulary whose ids were
-    permuted among themselves (compare `receipt.vocab_digest`, or pass `expect`), a wrong number of
-    heads that divides the width, and a square matrix that was transposed.
+    Three mistakes leave no trace in the files: ids permuted among themselves (compare
+    `receipt.vocab_digest`, or pass `expect`), a wrong number of heads that divides the width, and
+    a transposed square matrix.
     """
     folder = Path(folder)
-    args = read_checkpoint_json(folder / ARGS_FILE)
-    if not isinstance(args, dict):
-        msg = f"{folder / ARGS_FILE}: expected a JSON object"
-        raise CheckpointError(msg)
+    args = _read_args(folder / ARGS_FILE)
     vocab = read_vocab(folder / VOCAB_FILE)
     digest = _check_known(vocab, expect, folder / VOCAB_FILE)
     state = read_state_dict(folder / WEIGHTS_FILE)
@@ -131,6 +128,14 @@ def open_official(
     notes += [*_dtype_notes(state), *_pad_row_notes(model)]
     receipt = LoadReceipt(str(folder), rows, digest, tuple(notes))
     return LoadedModel(model, vocab, receipt, {"args": args})
+
+
+def _read_args(path: Path) -> dict[str, Any]:
+    args = read_checkpoint_json(path)
+    if not isinstance(args, dict):
+        msg = f"{path}: expected a JSON object"
+        raise CheckpointError(msg)
+    return args
 
 
 def open_model(folder: str | Path, **options: Any) -> LoadedModel:

@@ -16,8 +16,9 @@ OUTPUT_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-3
 PARAMETER_TOLERANCE = 1e-5
-GRADIENT_FLOOR = 1e-7
-"""Gradient norms below this share of the total norm are rounding noise, not values."""
+GRADIENT_FLOOR = 1e-5
+"""Smaller gradient norms than this share of the total norm are compared as if they were as large:
+those that are zero but for rounding have no relative difference worth the name."""
 
 
 @dataclass(frozen=True)

@@ -190,33 +190,33 @@ def _gradient_difference(ours: float | None, stored: float, *, floor: float) -> 
     """Return the relative difference; a stored NaN means that no gradient arrived."""
     if math.isnan(stored):
         return 0.0 if ours is None or ours == 0 else math.inf
-    excess = abs((ours or 0.0) - stored) - floor
-    return 0.0 if excess <= 0 else math.inf if stored == 0 else excess / stored
+    return abs((ours or 0.0) - stored) / max(stored, floor)
 
 
 def _compare_parameters(case: Case, parameters: dict[str, Tensor]) -> list[Comparison]:
     """Compare sum and norm of each parameter after the step.
 
     Gradients that are zero but for rounding (those of key biases) move a weight by a random
-    fraction of a step, hence the allowance of a few thousandths of the longest possible step.
+    fraction of a step, hence a few thousandths of the longest possible step are allowed on top.
     """
     rows = []
-    for array, measure in (
-        ("train.param_sum_after", lambda weight: float(weight.detach().double().sum())),
-        ("train.param_norm_after", lambda weight: float(weight.detach().double().norm())),
+    for array, measure, power in (
+        ("train.param_sum_after", torch.Tensor.sum, 1.0),
+        ("train.param_norm_after", torch.Tensor.norm, 0.5),
     ):
         if array not in case.arrays:
             continue
-        worst, whose = 0.0, ""
+        worst = Comparison(array, 0.0, PARAMETER_TOLERANCE, "absolute")
         for official, value in _per_parameter(case, array).items():
             weight = parameters.get(from_official(official) or "")
             if weight is None:
                 return [*rows, missing(array, f"the network has no parameter {official}")]
-            allowance = STEP_ALLOWANCE * LEARNING_RATE * weight.numel()
-            difference = max(0.0, abs(measure(weight) - value) - allowance)
-            if not difference <= worst:
-                worst, whose = difference, official
-        rows.append(Comparison(array, worst, PARAMETER_TOLERANCE, "absolute", whose))
+            longest_step = LEARNING_RATE * weight.numel() ** power
+            allowed = PARAMETER_TOLERANCE + STEP_ALLOWANCE * longest_step
+            difference = abs(float(measure(weight.detach().double())) - value)
+            if not difference / allowed <= worst.difference / worst.tolerance:
+                worst = Comparison(array, difference, allowed, "absolute", official)
+        rows.append(worst)
     return rows
 
 

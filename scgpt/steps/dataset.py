@@ -9,17 +9,33 @@ from scgpt.data import contracts
 from scgpt.data.io import write_h5ad
 from scgpt.data.preprocess import check_counts, check_lognorm
 from scgpt.errors import DataError
-from scgpt.files import sha256_file, write_json
+from scgpt.files import read_json, sha256_file, write_json
+from scgpt.steps.cards import compare, split_card
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
 
-KEPT = ("batch", "cell_type", "condition", "donor", "study", "subset")
+KEPT = ("batch", "cell_type", "condition", "donor", "measured", "study", "subset")
+KEPT_TABLES = ("changed_genes",)
+COUNTED = {
+    "n_batches": "batch",
+    "n_donors": "donor",
+    "n_cell_types": "cell_type",
+    "n_conditions": "condition",
+}
 
 
-def run(spec: dict[str, Any], *, output: Path, card: Path, raw: Path | None = None) -> None:
+def run(
+    spec: dict[str, Any],
+    *,
+    output: Path,
+    card: Path,
+    raw: Path | None = None,
+    record: Path | None = None,
+) -> None:
     """Make the data set that `spec` (see `Plan.dataset_spec`) describes.
 
     Parameters
@@ -30,6 +46,8 @@ def run(spec: dict[str, Any], *, output: Path, card: Path, raw: Path | None = No
         The h5ad and its data card (JSON) to write.
     raw
         Folder of the downloaded files, for readers that take `files`.
+    record
+        What was downloaded from where (JSON of the `fetch` step), for the data card.
     """
     reader = load(spec["reader"], f"datasets.{spec['dataset']}.reader")
     arguments = dict(spec["params"]) if raw is None else {**spec["params"], "files": raw}
@@ -37,14 +55,20 @@ def run(spec: dict[str, Any], *, output: Path, card: Path, raw: Path | None = No
     value_kind = adata.uns.get("value_kind", "counts")
     check = check_counts if value_kind == "counts" else check_lognorm
     check(adata.X, cell_names=adata.obs_names, gene_names=adata.var_names)
+    warnings = list(adata.uns.get("warnings", ()))
     adata = limit(adata, **spec["limits"])
     adata.obs = adata.obs[[name for name in KEPT if name in adata.obs]].copy()
     for name in adata.obs:
         adata.obs[name] = adata.obs[name].astype("category").cat.remove_unused_categories()
-    description = describe(adata, spec)
-    adata.uns = {}
+    files = {} if record is None else read_json(record)["files"]
+    description = describe(adata, spec, warnings=warnings, files=files)
+    adata.uns = {name: adata.uns[name] for name in KEPT_TABLES if name in adata.uns}
     write_h5ad(adata, output, contracts.DATASET, dataset=spec["dataset"], value_kind=value_kind)
-    written = {"sha256": sha256_file(output), "size_bytes": output.stat().st_size}
+    written = {
+        "sha256": sha256_file(output),
+        "size_bytes": output.stat().st_size,
+        "value_kind": value_kind,
+    }
     write_json(card, {**description, **written})
 
 
@@ -68,22 +92,50 @@ def limit(adata: AnnData, *, max_cells: int | None, max_genes: int | None) -> An
     return adata.copy()
 
 
-def describe(adata: AnnData, spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the data card: what it is, what was found, and where that differs from the source."""
-    found: dict[str, int | None] = {"n_cells": adata.n_obs, "n_genes": adata.n_vars}
-    for key, column in (("n_batches", "batch"), ("n_cell_types", "cell_type")):
+def describe(
+    adata: AnnData,
+    spec: dict[str, Any],
+    *,
+    warnings: Sequence[str] = (),
+    files: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the data card: what it is, what was found, and where that differs from the source.
+
+    Parameters
+    ----------
+    adata
+        The data set as it will be written.
+    spec
+        As in `run`.
+    warnings
+        What the reader had to say.
+    files
+        Downloaded files: digest, size and source of each.
+    """
+    types = adata.var["feature_type"]
+    found: dict[str, int | None] = {
+        "n_cells": adata.n_obs,
+        **{f"n_{kind}s": int((types == kind).sum()) for kind in ("gene", "peak", "protein")},
+    }
+    for key, column in COUNTED.items():
         found[key] = int(adata.obs[column].nunique()) if column in adata.obs else None
-    source = spec["expected"].get("source")
+    if "condition" in adata.obs:
+        found["n_conditions"] -= int((adata.obs["condition"] == "control").any())
+    for subset in ("reference", "query"):
+        is_known = "subset" in adata.obs
+        found[f"n_{subset}"] = int((adata.obs["subset"] == subset).sum()) if is_known else None
     limited = any(value is not None for value in spec["limits"].values())
-    warnings = [
-        f"{key}: found {found[key]}, expected {expected} ({source})"
-        for key, expected in spec["expected"].items()
-        if key in found and expected is not None and expected != found[key]
-    ]
+    is_twin = spec.get("twin", False)
+    checks, differences = compare(found, spec["expected"], comparable=not limited and not is_twin)
+    kind = "simulated twin of a download" if is_twin else spec["kind"]
     return {
         **{key: spec[key] for key in ("title", "kind", "reference", "license", "notes")},
-        "source": f"{spec['kind']}: {spec['reader']}",
+        "twin": is_twin,
+        "source": f"{kind}: {spec['reader']}",
+        "files": files or {},
         "found": found,
-        "warnings": [] if limited else warnings,
+        "checks": checks,
+        "warnings": [*warnings, *differences],
+        "split": split_card(adata.obs) if "subset" in adata.obs else None,
         "limited": limited,
     }

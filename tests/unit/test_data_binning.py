@@ -45,7 +45,7 @@ positive = st.floats(0, 2.0**100, width=32)
 
 
 @given(small_counts, st.sampled_from([2, 3, 7, 51, 256]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_counts_with_ties(dense: np.ndarray, n_bins: int):
     check(dense, n_bins)
 
@@ -56,7 +56,7 @@ def test_counts_with_ties(dense: np.ndarray, n_bins: int):
     ),
     st.sampled_from([3, 51]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_floating_point_values(dense: np.ndarray, n_bins: int):
     check(dense, n_bins)
 
@@ -130,6 +130,9 @@ def test_random_ties_belong_to_the_cell_not_to_its_place():
         bin_values(matrix.astype(np.float64), ties="random", seed=1).toarray(), drawn
     )
     assert (bin_values(matrix, ties="random", seed=2).toarray() != drawn).any()
+    genes = np.random.default_rng(7).permutation(70)
+    by_gene = bin_values(csr_matrix(matrix[:, genes]), ties="random", seed=1, gene_ids=genes)
+    np.testing.assert_array_equal(by_gene.toarray(), drawn[:, genes])
 
 
 def test_published_edges_are_reported():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -47,3 +50,15 @@ def test_another_version_of_the_file_is_noticed(monkeypatch):
     monkeypatch.setattr(embedded, "PBMC68K_FILE", "datasets/none.h5ad")
     with pytest.raises(DataError, match="does not ship it"):
         embedded.read_pbmc68k()
+
+
+def test_data_layer_needs_neither_scanpy_nor_torch():
+    # Importing scanpy takes seconds; making data must not.
+    code = (
+        "import sys; from scgpt.data.readers.embedded import read_pbmc68k; read_pbmc68k();"
+        "from scgpt.data.simulate import simulate_hpancreas;"
+        "simulate_hpancreas(n_reference=100, n_query=100, n_genes=200);"
+        "print({'scanpy', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, vstack
 
+from scgpt.data.binning import bin_values
 from scgpt.data.keys import name_keys
 from scgpt.data.tokens import CellRng, length_buckets, mask_values, tokenize
 from scgpt.errors import DataError
@@ -55,6 +56,16 @@ def test_input_order_and_no_cell_token(cells):
         dense = matrix[row].toarray()[0]
         expected = [(int(g), v) for g, v in zip(gene_ids, dense, strict=True) if v]
         assert pairs(tokens, row) == expected
+
+
+def test_wide_indices(cells):
+    matrix, gene_ids = cells
+    wide = matrix.copy()
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    expected = tokenize(matrix, gene_ids, cls_id=CLS, max_length=20)
+    same(expected, tokenize(wide, gene_ids, cls_id=CLS, max_length=20), range(40))
+    drawn = bin_values(wide, ties="random", seed=1)
+    np.testing.assert_array_equal(drawn.data, bin_values(matrix, ties="random", seed=1).data)
 
 
 def test_zeros_can_be_included(cells):

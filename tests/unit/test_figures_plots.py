@@ -304,6 +304,14 @@ def test_scores_outside_the_usual_range_stay_visible(scores, ax):
     assert ax.get_ylim()[0] <= -0.42
 
 
+@pytest.mark.parametrize(("limits", "base"), [((-1, 1), 0), ((0.5, 1), 0.5)])
+def test_bars_start_at_zero_or_at_the_end_nearest_to_it(scores, ax, limits, base):
+    grouped_bars(scores, ax, limits=limits)
+    assert {bar.get_y() for bar in ax.patches} == {base}
+    tops = sorted(bar.get_y() + bar.get_height() for bar in ax.patches)
+    assert tops == pytest.approx([0.7, 0.7, 0.8, 0.8])
+
+
 def test_bars_stand_in_the_order_asked_for_and_facets_apart(scores, ax):
     both = pd.concat([scores, scores.assign(dataset="pancreas")])
     options = {"facet": "dataset", "x_order": ["macro_f1", "accuracy"], "facet_order": ["pancreas"]}

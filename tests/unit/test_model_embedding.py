@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scgpt.errors import DataError
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.embedding import (
     BATCH_NORM_EPS,
@@ -90,6 +91,13 @@ def test_dsbn_normalises_with_running_statistics_in_evaluation() -> None:
     expected = 2.0 / (4.0 + BATCH_NORM_EPS) ** 0.5
     assert torch.allclose(norm(x, torch.tensor([1, 0])), torch.full_like(x, expected))
     assert not torch.allclose(norm(x, torch.tensor([0, 1])), torch.full_like(x, expected))
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_dsbn_refuses_batches_it_has_no_statistics_for(label: int) -> None:
+    norm = DomainBatchNorm(8, n_batch_labels=2).eval()
+    with pytest.raises(DataError, match=f"batch {label} has no statistics.*batches 0 to 1"):
+        norm(torch.zeros(1, 2, 8), torch.tensor([label]))
 
 
 def test_gene_vectors_are_normalised_rows_of_the_table() -> None:

@@ -175,7 +175,7 @@ def test_pickle_with_code_is_not_run(folder: Path, tmp_path: Path, writer: str) 
     if writer == "torch":
         torch.save(content, folder / "best_model.pt")
     else:
-        (folder / "best_model.pt").write_bytes(pickle.dumps({"extra": _Bomb(trace)}))
+        (folder / "best_model.pt").write_bytes(pickle.dumps({"extra": _Bomb(trace)}, protocol=2))
     assert_refused(folder, "Python objects other than tensors.*refused")
     assert not trace.exists()
 

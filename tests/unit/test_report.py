@@ -179,7 +179,7 @@ def poisoned(value):
         return {k: v if k in keep else poisoned(v) for k, v in value.items()}
     if isinstance(value, list):
         return [poisoned(entry) for entry in value]
-    return value + evil if isinstance(value, str) else value
+    return value + evil if isinstance(value, str) and value else value
 
 
 def test_all_text_is_escaped(context):
@@ -250,6 +250,12 @@ def test_controls_are_apart_and_only_methods_are_best(context):
     assert re.findall(r'class="best">([^<]*)', html) == ["0.855"]
 
 
+def test_a_control_that_ties_with_the_best_method_is_not_best(context):
+    for row in context["tasks"][0]["scores"]:
+        row["mean"] = 0.9
+    assert re.findall(r'class="best">([^<]*)', render(context)) == ["0.900", "0.900"]
+
+
 def test_where_lower_is_better_the_lowest_method_is_best(context):
     context["metrics"][0]["higher_is_better"] = False
     assert re.findall(r'class="best">([^<]*)', render(context)) == ["0.755"]
@@ -271,12 +277,8 @@ def test_published_values_keep_their_columns(context):
 def test_costs_parameters_data_sets_and_provenance_are_listed(context):
     html = render(context)
     (row,) = table_rows(html, "Wall time and peak memory")[1:]
-    assert row == ["The scgpt", "Cell type annotation", "Multiple sclerosis", "2"] + [
-        "1 min",
-        "2.0 GB",
-        "–",
-        "–",
-    ]
+    assert row[:4] == ["The scgpt", "Cell type annotation", "Multiple sclerosis", "2"]
+    assert row[4:] == ["1 min", "2.0 GB", "–", "–"]
     assert table_rows(html, "Parameters of The scgpt")[1:] == [["epochs", "10"], ["rates", "[0.1]"]]
     (row,) = table_rows(html, "Data sets as used")[1:]
     assert row[1:5] == ["13,468", "3,000", "–", "–"]

@@ -43,13 +43,15 @@ def plan(wildcards):
 
 
 def one_of(names):
-    return "|".join(names)
+    return "|".join(names) or "(?!)"  # nothing matches where there are no names
 
 
 wildcard_constraints:
     scale=one_of(PLAN.config.scales),
     task=one_of(PLAN.config.tasks),
     dataset=one_of(PLAN.config.datasets),
+    knowledge=one_of(PLAN.config.knowledge),
+    resource=one_of(PLAN.catalogue.resources),
     split=one_of({name for task in PLAN.config.tasks.values() for name in task.splits}),
     method=one_of(PLAN.config.methods),
     figure=one_of(PLAN.config.figures),
@@ -62,6 +64,19 @@ def task_module(wildcards):
 
 def method_of(wildcards):
     return PLAN.config.methods[wildcards.method]
+
+
+def dataset_records(wildcards):
+    """What a data set waits for: the record of its download, if it is downloaded."""
+    return plan(wildcards).catalogue.dataset_records(wildcards.dataset)
+
+
+def raw_flags(wildcards):
+    records = dataset_records(wildcards)
+    if not records:
+        return ""
+    folder = plan(wildcards).catalogue.folder(wildcards.dataset)
+    return f"--raw {folder} --record {records[0]}"
 
 
 def method_inputs(wildcards):

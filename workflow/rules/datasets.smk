@@ -1,11 +1,89 @@
-"""Data sets: from their source to one checked file each.
+"""Data sets and knowledge bases: from their source to one checked file each.
 
-Inputs: config/datasets.yaml.
-Outputs: results/{scale}/datasets/{dataset}.h5ad (C1) and its card {dataset}.json.
+Inputs: config/datasets.yaml, config/knowledge.yaml.
+Outputs: results/raw/{resource}/ (public files, shared by all scales) or, at a scale that rehearses
+with twins, results/{scale}/twins/{resource}/ and results/{scale}/raw/{resource}/, each with a
+record {resource}.json; results/{scale}/datasets/{dataset}.h5ad (C1) and its card {dataset}.json;
+results/{scale}/knowledge/{knowledge}.tsv and its card.
+
+The records are what the rules declare, not the folders: Snakemake deletes the outputs of a failed
+job, and an interrupted download must stay to be continued.
 """
 
 
+localrules:
+    fetch,
+
+
+# No `code` here: what a public file is does not depend on how it was fetched.
+rule fetch:
+    output:
+        "results/raw/{resource}.json",
+    log:
+        "results/raw/{resource}.log",
+    conda:
+        "../../envs/python.yaml"
+    params:
+        spec=lambda wildcards: PLAN.catalogue.fetch_spec(wildcards.resource),
+        folder="results/raw/{resource}",
+        lock="config/downloads.lock",
+    shell:
+        "python -m scgpt fetch"
+        " --spec {params.spec:q}"
+        " --folder {params.folder:q}"
+        " --record {output:q}"
+        " --lock {params.lock:q}"
+        " 2> {log:q}"
+
+
+rule twin:
+    output:
+        "results/{scale}/twins/{resource}.json",
+    log:
+        "results/{scale}/twins/{resource}.log",
+    conda:
+        "../../envs/python.yaml"
+    params:
+        spec=lambda wildcards: plan(wildcards).catalogue.twin_spec(wildcards.resource),
+        folder="results/{scale}/twins/{resource}",
+        code=lambda wildcards: plan(wildcards).code(
+            "twin", plan(wildcards).catalogue.twin_entry(wildcards.resource)
+        ),
+    shell:
+        "python -m scgpt twin"
+        " --spec {params.spec:q}"
+        " --folder {params.folder:q}"
+        " --record {output:q}"
+        " 2> {log:q}"
+
+
+rule fetch_twin:
+    input:
+        "results/{scale}/twins/{resource}.json",
+    output:
+        "results/{scale}/raw/{resource}.json",
+    log:
+        "results/{scale}/raw/{resource}.log",
+    conda:
+        "../../envs/python.yaml"
+    params:
+        spec=lambda wildcards: plan(wildcards).catalogue.fetch_spec(wildcards.resource),
+        twin="results/{scale}/twins/{resource}",
+        folder="results/{scale}/raw/{resource}",
+        code=lambda wildcards: plan(wildcards).code("fetch"),
+    shell:
+        "python -m scgpt fetch"
+        " --spec {params.spec:q}"
+        " --twin {params.twin:q}"
+        " --folder {params.folder:q}"
+        " --record {output:q}"
+        " --lock {params.folder:q}.lock"
+        " 2> {log:q}"
+
+
 rule dataset:
+    input:
+        dataset_records,
     output:
         data="results/{scale}/datasets/{dataset}.h5ad",
         card="results/{scale}/datasets/{dataset}.json",
@@ -17,17 +95,51 @@ rule dataset:
         "../../envs/python.yaml"
     params:
         spec=lambda wildcards: plan(wildcards).dataset_spec(wildcards.dataset),
+        raw=raw_flags,
         code=lambda wildcards: plan(wildcards).code(
             "dataset", PLAN.config.datasets[wildcards.dataset].reader
         ),
     shell:
         "python -m scgpt dataset"
         " --spec {params.spec:q}"
+        " {params.raw}"
         " --output {output.data:q}"
+        " --card {output.card:q}"
+        " 2> {log:q}"
+
+
+rule knowledge:
+    input:
+        lambda wildcards: plan(wildcards).catalogue.record(wildcards.knowledge),
+    output:
+        table="results/{scale}/knowledge/{knowledge}.tsv",
+        card="results/{scale}/knowledge/{knowledge}.json",
+    log:
+        "results/{scale}/knowledge/{knowledge}.log",
+    conda:
+        "../../envs/python.yaml"
+    params:
+        spec=lambda wildcards: plan(wildcards).catalogue.knowledge_spec(
+            wildcards.knowledge
+        ),
+        raw=lambda wildcards: plan(wildcards).catalogue.folder(wildcards.knowledge),
+        code=lambda wildcards: plan(wildcards).code(
+            "knowledge", PLAN.config.knowledge[wildcards.knowledge].reader
+        ),
+    shell:
+        "python -m scgpt knowledge"
+        " --spec {params.spec:q}"
+        " --raw {params.raw:q}"
+        " --record {input:q}"
+        " --output {output.table:q}"
         " --card {output.card:q}"
         " 2> {log:q}"
 
 
 rule datasets:
     input:
-        [f"results/{PLAN.scale}/datasets/{name}.h5ad" for name in PLAN.datasets()],
+        [f"results/{PLAN.scale}/datasets/{name}.h5ad" for name in PLAN.prepared],
+        [
+            f"results/{PLAN.scale}/knowledge/{name}.tsv"
+            for name in PLAN.catalogue.knowledge()
+        ],

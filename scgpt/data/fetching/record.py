@@ -69,6 +69,10 @@ class Record:
         """Return whether a file is recorded."""
         return key in self._read()
 
+    def entry(self, key: str) -> dict[str, Any] | None:
+        """Return sha256, size and url of a file as recorded, None if it is not."""
+        return self._read().get(key)
+
     def add(self, key: str, found: Found, url: str) -> None:
         """Record a file; an entry that is there already must agree.
 

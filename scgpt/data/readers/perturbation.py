@@ -1,0 +1,101 @@
+"""Perturb-seq sets as GEARS distributes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scgpt.data.io import open_h5ad
+from scgpt.data.readers.c1 import CONTROL, column_of, condition_name, data_set
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+N_CHANGED = 20
+SHOWN = 5
+
+
+def read_gears(
+    files: Path, *, file: str = "perturb_processed.h5ad", cell_type: str | None = None
+) -> AnnData:
+    """Read a processed Perturb-seq file of GEARS.
+
+    Parameters
+    ----------
+    files
+        Folder of the downloaded files.
+    file
+        Name of the file in it.
+    cell_type
+        The cell line, where the file has it wrong.
+
+    Returns
+    -------
+    Log-normalised values; `obs["condition"]` is `control` or the perturbed genes, sorted and
+    joined by `+`. `uns["changed_genes"]` holds the 20 genes that GEARS ranks first for every
+    condition, if the file has its ranking.
+
+    Raises
+    ------
+    DataError
+        If the file lacks what GEARS writes.
+
+    References
+    ----------
+    Roohani et al., Nat Biotechnol 2024, doi:10.1038/s41587-023-01905-6.
+    """
+    path = files / file
+    source = open_h5ad(path)
+    written = column_of(source.obs, "condition", where=str(path))
+    obs = pd.DataFrame({"condition": [condition_name(name) for name in written]})
+    obs.index = source.obs_names
+    known = column_of(source.obs, ["cell_type", "celltype"], where=str(path), optional=True)
+    if known is not None or cell_type is not None:
+        obs["cell_type"] = cell_type or known.to_numpy()
+    symbols = column_of(
+        source.var.assign(**{"": source.var_names}), ["gene_name", ""], where=str(path)
+    )
+    adata = data_set(
+        source.X,
+        obs,
+        symbols.astype(str).tolist(),
+        gene_ids=source.var_names,
+        value_kind="lognorm",
+        warnings=_unmeasured(obs["condition"], symbols),
+    )
+    ranking = source.uns.get("rank_genes_groups_cov_all")
+    if ranking is not None:
+        adata.uns["changed_genes"] = _changed_genes(adata, source, ranking)
+    return adata
+
+
+def perturbed_genes(conditions: pd.Series) -> list[str]:
+    """Return every gene that is perturbed in some condition, sorted."""
+    names = set(conditions.astype(str)) - {CONTROL}
+    return sorted({gene for name in names for gene in name.split("+")})
+
+
+def _unmeasured(conditions: pd.Series, symbols: pd.Series) -> list[str]:
+    genes = perturbed_genes(conditions)
+    absent = sorted(set(genes) - set(symbols.astype(str)))
+    if not absent:
+        return []
+    shown = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+    return [f"{len(absent)} of {len(genes)} perturbed genes are not measured ({shown})"]
+
+
+def _changed_genes(adata: AnnData, source: AnnData, ranking: dict[str, object]) -> pd.DataFrame:
+    """Return the genes GEARS ranks first: one row per condition, one column per rank."""
+    symbol = dict(zip(source.var_names, adata.var_names, strict=True))
+    short = source.obs["condition"].map(condition_name).astype(str)
+    condition = dict(zip(source.obs["condition_name"].astype(str), short, strict=True))
+    rows = {
+        condition[name]: [symbol[str(gene)] for gene in list(genes)[:N_CHANGED]]
+        for name, genes in ranking.items()
+        if condition.get(name, CONTROL) != CONTROL
+    }
+    columns = [str(rank + 1) for rank in range(N_CHANGED)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
