@@ -43,7 +43,7 @@ def main() -> None:
         f"{'step':<34}{'plain cells/s':>14}{'ours cells/s':>14}{'ratio':>8}"
         f"{'plain B/cell':>14}{'ours B/cell':>13}{'plain MB':>10}{'ours MB':>9}"
     )
-    for name, plain, ours in steps(counts):
+    for name, plain, ours in [*binning_steps(counts), *token_steps(counts)]:
         print(row(name, options.cells, *compare(plain, ours, options.rounds)))
 
 
@@ -62,11 +62,33 @@ def simulate(n_cells: int, n_genes: int, density: float) -> csr_matrix:
 Step = tuple[str, "Callable[[], object]", "Callable[[], object]"]
 
 
-def steps(counts: csr_matrix) -> list[Step]:
-    """Return name, plain version and our version of every step."""
-    dense, gene_ids = counts.toarray(), np.arange(counts.shape[1], dtype=np.int32)
+def binning_steps(counts: csr_matrix) -> list[Step]:
+    """Return name, plain version and our version of every step up to the bins."""
     lognorm = lognormalise(counts)
-    dense_lognorm = lognorm.toarray()
+    dense, dense_lognorm = counts.toarray(), lognorm.toarray()
+    return [
+        ("bin counts, upper ties", lambda: bin_plain(dense, "upper"), lambda: bin_values(counts)),
+        (
+            "bin counts, random ties",
+            lambda: bin_plain(dense, "random"),
+            lambda: bin_values(counts, ties="random", seed=0),
+        ),
+        (
+            "bin log-normalised, upper ties",
+            lambda: bin_plain(dense_lognorm, "upper"),
+            lambda: bin_values(lognorm),
+        ),
+        (
+            "normalise + log1p + bin",
+            lambda: bin_plain(normalise_plain(dense), "upper"),
+            lambda: bin_values(lognormalise(counts)),
+        ),
+    ]
+
+
+def token_steps(counts: csr_matrix) -> list[Step]:
+    """Return name, plain version and our version of every step from the bins on."""
+    dense, gene_ids = counts.toarray(), np.arange(counts.shape[1], dtype=np.int32)
     bins = bin_values(counts, n_bins=N_BINS)
     dense_bins = bins.toarray()
     cls_id, pad_id = gene_ids.size, gene_ids.size + 1
@@ -108,22 +130,6 @@ def steps(counts: csr_matrix) -> list[Step]:
         return cells, mask_plain(cells[1], cells[0] == pad_id)
 
     return [
-        ("bin counts, upper ties", lambda: bin_plain(dense, "upper"), lambda: bin_values(counts)),
-        (
-            "bin counts, random ties",
-            lambda: bin_plain(dense, "random"),
-            lambda: bin_values(counts, ties="random", seed=0),
-        ),
-        (
-            "bin log-normalised, upper ties",
-            lambda: bin_plain(dense_lognorm, "upper"),
-            lambda: bin_values(lognorm),
-        ),
-        (
-            "normalise + log1p + bin",
-            lambda: bin_plain(normalise_plain(dense), "upper"),
-            lambda: bin_values(lognormalise(counts)),
-        ),
         ("tokenise + pad, same output", plain_tokens, padded),
         ("tokenise + pad, in buckets", plain_tokens, bucketed),
         ("pad in buckets, each later epoch", plain_tokens, one_epoch),

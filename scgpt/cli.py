@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _refuse_official_package()
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("scgpt").setLevel(logging.INFO)
         _limit_threads(getattr(options, "threads", None))
         return options.run(options) or 0
     except ScgptError as error:
@@ -31,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         # A full disk, a read-only folder, a missing permission: the user's machine, not our code.
-        if error.errno is None:
-            raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        reason = str(error.strerror or error).splitlines()[0]
+        print(f"error: {reason}: {error.filename or 'while reading or writing'}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

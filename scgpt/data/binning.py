@@ -66,12 +66,7 @@ def bin_values(
     Cui et al., Nat Methods 2024, doi:10.1038/s41592-024-02201-0, Methods, equation 1.
     """
     values = _checked_values(matrix, n_bins)
-    if ties not in ("upper", "random"):
-        msg = f"ties is {ties!r}, expected 'upper' or 'random'"
-        raise DataError(msg)
-    if ties == "random" and seed is None:
-        msg = "random ties need a seed; give one, or use ties='upper'"
-        raise DataError(msg)
+    _check_ties(ties, seed)
     indptr = matrix.indptr.astype(np.int64)  # one compiled version for both kinds of matrix
     bits = values.view(np.uint32 if values.itemsize == 4 else np.uint64)
     bins = np.empty(values.size, dtype=np.uint8)
@@ -89,6 +84,15 @@ def bin_values(
         keys, genes = seed_key(seed, TIES, cell_keys), identities(matrix, gene_ids)
         kernels.draw_between(indptr, genes, keys, lowest, bins)
     return csr_matrix((bins, matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
+
+
+def _check_ties(ties: str, seed: int | None) -> None:
+    if ties not in ("upper", "random"):
+        msg = f"ties is {ties!r}, expected 'upper' or 'random'"
+        raise DataError(msg)
+    if ties == "random" and seed is None:
+        msg = "random ties need a seed; give one, or use ties='upper'"
+        raise DataError(msg)
 
 
 def _checked_values(matrix: csr_matrix, n_bins: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from scgpt.report.render import render
 if TYPE_CHECKING:
     from pathlib import Path
 
-MIB = 2**20
+MEGABYTE = 1_000_000
 
 
 def run(spec: dict[str, Any], *, results: Path, output: Path) -> None:
@@ -36,7 +36,6 @@ def run(spec: dict[str, Any], *, results: Path, output: Path) -> None:
     cards = {name: read_json(results / f"datasets/{name}.json") for name in spec["datasets"]}
     context = {
         "title": "Reproduction of scGPT",
-        "summary": spec["description"],
         "scale": {"name": spec["scale"], "description": spec["description"]},
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": _version(),
@@ -100,7 +99,7 @@ def _costs(spec: dict[str, Any], results: Path) -> list[dict[str, Any]]:
         device=("device", "first"),
     ).reset_index()
     for column in ("peak_memory_mb", "peak_gpu_memory_mb"):
-        costs[column] = costs[column] / MIB
+        costs[column] = costs[column] / MEGABYTE
     return costs.to_dict("records")
 
 

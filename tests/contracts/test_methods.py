@@ -22,9 +22,10 @@ from scgpt.model.checkpoint import save_checkpoint
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import toy_annotation
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SCGPT = "scgpt.methods.scgpt_annotation:ScGPTAnnotation"
 SMALL = {
@@ -90,7 +91,7 @@ def checkpoint(tmp_path_factory):
 @cache
 def toy(task):
     """Return (data, truth) of a task; a new task adds its toy data here."""
-    return {"annotation": toy_annotation.task_data}[task](noise=2.0)
+    return {"annotation": toy_annotation.task_data}[task](depth=2.0)
 
 
 def run(case, data, *, checkpoint=None, scratch=None, seed=0):

@@ -12,14 +12,17 @@ SHARES = (0.15, 0.2, 0.15, 0.5)
 MARKERS_PER_TYPE = 5
 
 
-def task_data(n_cells=160, n_genes=30, *, noise=1.0, seed=0):
-    """Return task data in which every type has marker genes, and the hidden labels."""
+def task_data(n_cells=160, n_genes=30, *, depth=1.0, background=1.0, marker=6.0, seed=0):
+    """Return task data in which every type has marker genes, and the hidden labels.
+
+    `depth` multiplies the mean counts `background` and `marker`; more depth is less noise.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.choice(TYPES, n_cells, p=SHARES)
-    means = np.full((4, n_genes), 1.0)
+    means = np.full((4, n_genes), background)
     for code in range(4):
-        means[code, code * MARKERS_PER_TYPE : (code + 1) * MARKERS_PER_TYPE] = 6.0
-    counts = rng.poisson(means[np.searchsorted(TYPES, labels)] * noise)
+        means[code, code * MARKERS_PER_TYPE : (code + 1) * MARKERS_PER_TYPE] = marker
+    counts = rng.poisson(means[np.searchsorted(TYPES, labels)] * depth)
     lognorm = sparse.csr_matrix(np.log1p(counts).astype(np.float32))
     cells = [f"cell{i:04d}" for i in rng.permutation(n_cells)]
     split = np.repeat(["train", "valid", "test"], [n_cells // 2, n_cells // 8, n_cells * 3 // 8])

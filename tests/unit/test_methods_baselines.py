@@ -97,7 +97,7 @@ def test_true_labels_repeat_the_truth_and_nothing_else():
     ],
 )
 def test_regression_recovers_separable_types(params):
-    data, truth = task_data(noise=3.0)
+    data, truth = task_data(depth=3.0)
     prediction, method = predict(REGRESSION, data, **params)
     assert accuracy(prediction, truth) > 0.95
     assert prediction.obs["confidence"].between(0.25, 1).all()
@@ -118,7 +118,7 @@ def test_l1_uses_fewer_genes_than_l2():
 
 
 def test_the_grid_takes_the_lowest_validation_loss():
-    data, _ = task_data(noise=0.5)
+    data, _ = task_data(depth=0.5)
     _, method = predict(REGRESSION, data, penalty="l2", C_grid=[10.0, 0.1, 1e-5])
     rows = [r for r in method.history if (r["phase"], r["objective"]) == ("valid", "cls")]
     losses = dict(zip([1e-5, 0.1, 10.0], [r["value"] for r in rows], strict=True))
@@ -140,7 +140,7 @@ def test_validation_cells_never_train():
 
 
 def test_missing_convergence_is_said(caplog):
-    data, _ = task_data(noise=0.5)
+    data, _ = task_data(depth=0.5)
     _, method = predict(REGRESSION, data, penalty="l2", C=100.0, max_iter=2)
     assert [r["value"] for r in method.history if r["objective"] == "converged"] == [0.0]
     assert "did not converge in max_iter=2" in caplog.text
@@ -188,7 +188,7 @@ def test_a_missing_split_is_named(split):
 
 
 def test_neighbors_equal_scikit_learn_where_there_is_no_tie():
-    data, truth = task_data(noise=2.0)
+    data, truth = task_data(depth=2.0)
     train, test = (data[data.obs["split"] == name] for name in ("train", "test"))
     reference = KNeighborsClassifier(5).fit(train.obsm["X_pca"], train.obs["cell_type"].astype(str))
     shares = reference.predict_proba(test.obsm["X_pca"])

@@ -80,7 +80,7 @@ def test_missing_labels_stay_missing():
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(DataError, match=r"shape \(3, 3\), but cells and genes named are \(3, 2\)"):
+    with pytest.raises(DataError, match=r"is \(3, 3\), but 3 cells and 2 genes"):
         data_set(COUNTS, cells(), ["A", "B"], value_kind="counts")
 
 

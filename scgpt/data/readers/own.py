@@ -58,6 +58,9 @@ def read_h5ad(
         declared kind.
     """
     source = open_h5ad(path)
+    if source.n_obs == 0:
+        msg = f"{path}: there are no cells in the file; give one with cells"
+        raise DataError(msg)
     obs = _obs(source, columns, path)
     if subset_column is not None:
         obs["subset"] = _subset(source, subset_column, reference or [], path)

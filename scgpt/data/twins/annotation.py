@@ -1,0 +1,119 @@
+"""Twins of the annotation sets: h5ad pairs as the authors of scGPT and TOSICA share them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scgpt.data.preprocess import lognormalise
+from scgpt.data.simulate import simulate_hpancreas
+from scgpt.data.twins import cell_types, world
+from scgpt.data.twins.cells import Batch, Cells, Design, simulate
+from scgpt.data.twins.formats import write_h5ad
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AUTHORS_LABEL = "Factor Value[inferred cell type - authors labels]"
+DISEASE = "Sample Characteristic[disease]"
+INDIVIDUAL = "Sample Characteristic[individual]"
+NORMAL, PATIENT = "normal", "multiple sclerosis"
+MYELOID_REFERENCE = ("UCEC", "PAAD", "THCA", "LYM", "cDC2", "KIDNEY")
+MYELOID_QUERY = ("MYE", "OV-FTC", "ESCA")
+
+
+def multiple_sclerosis(folder: Path, *, seed: int, n_cells: int = 700, n_genes: int = 500) -> None:
+    """Write a twin of the multiple sclerosis set: controls and patients.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    seed
+        Of the world.
+    n_cells, n_genes
+        Sizes of both files together.
+    """
+    cells = simulate(
+        multiple_sclerosis_design(cell_types.BRAIN_NUCLEI),
+        n_cells=n_cells,
+        n_genes=n_genes,
+        seed=seed,
+        name="multiple_sclerosis",
+    )
+    obs = cells.obs.rename(columns={"cell_type": AUTHORS_LABEL}).drop(columns="batch")
+    values = lognormalise(cells.counts)
+    is_control = (obs[DISEASE] == NORMAL).to_numpy()
+    # Symbols are a column here; the index holds Ensembl's identifiers.
+    var = pd.DataFrame({"gene_name": cells.genes}, index=world.ensembl_ids(cells.genes))
+    for name, rows in (("c_data.h5ad", is_control), ("filtered_ms_adata.h5ad", ~is_control)):
+        write_h5ad(folder / name, values[rows], obs[rows], var)
+    world.write_truth(folder, cells.truth)
+
+
+def multiple_sclerosis_design(types: cell_types.Types) -> Design:
+    """Return three controls and four patients; patients have fewer layer 2-3 neurons."""
+    people = {f"C{i + 1}": NORMAL for i in range(3)} | {f"MS{i + 1}": PATIENT for i in range(4)}
+    return Design(
+        types=types,
+        batches={
+            name: Batch(
+                share=1.0 + 0.2 * (number % 3),
+                depth=1.0 - 0.1 * (number % 2),
+                labels={INDIVIDUAL: name, DISEASE: disease, "Factor Value[disease]": disease},
+            )
+            for number, (name, disease) in enumerate(people.items())
+        },
+        programmes={"Interferon alpha/beta signaling": ["microglial cell", "phagocyte"]},
+        batch_effect=0.25,
+    )
+
+
+def myeloid(folder: Path, *, seed: int, n_cells: int = 900, n_genes: int = 500) -> None:
+    """Write a twin of the tumour-infiltrating myeloid set: cancer types, dense values."""
+    cells = myeloid_cells(n_cells=n_cells, n_genes=n_genes, seed=seed)
+    values = lognormalise(cells.counts).toarray()
+    var = pd.DataFrame(index=pd.Index(cells.genes))
+    is_reference = cells.obs["cancer_type"].isin(MYELOID_REFERENCE).to_numpy()
+    for name, rows in (("reference_adata.h5ad", is_reference), ("query_adata.h5ad", ~is_reference)):
+        write_h5ad(folder / name, values[rows], cells.obs[rows], var)
+    world.write_truth(folder, cells.truth)
+
+
+def myeloid_cells(*, n_cells: int, n_genes: int, seed: int) -> Cells:
+    """Simulate the cells of nine cancer types, one batch each."""
+    cancers = (*MYELOID_REFERENCE, *MYELOID_QUERY)
+    design = Design(
+        types=cell_types.MYELOID,
+        batches={
+            name: Batch(
+                share=1.0 + 0.4 * (number % 2),
+                labels={"cancer_type": name},
+                # The sub-sample of one dendritic type, which the files list as a cancer type.
+                lacks=[t for t in cell_types.MYELOID if t[:4] != "cDC2"] if name == "cDC2" else (),
+            )
+            for number, name in enumerate(cancers)
+        },
+        programmes={
+            "MHC class II antigen presentation": [t for t in cell_types.MYELOID if "DC" in t],
+            "Interferon alpha/beta signaling": ["Macro_ISG15", "cDC2_ISG15"],
+        },
+        batch_effect=0.35,
+    )
+    return simulate(design, n_cells=n_cells, n_genes=n_genes, seed=seed, name="myeloid")
+
+
+def hpancreas(
+    folder: Path, *, seed: int, n_reference: int = 600, n_query: int = 300, n_genes: int = 500
+) -> None:
+    """Write a twin of the human pancreas set: two reference and three query studies."""
+    data = simulate_hpancreas(n_reference=n_reference, n_query=n_query, n_genes=n_genes, seed=seed)
+    values = lognormalise(data.X)
+    obs = data.obs.rename(columns={"cell_type": "Celltype"})
+    var = pd.DataFrame(index=data.var_names)
+    is_reference = (obs["subset"] == "reference").to_numpy()
+    obs = obs.drop(columns="subset")
+    for name, rows in (("demo_train.h5ad", is_reference), ("demo_test.h5ad", ~is_reference)):
+        write_h5ad(folder / name, values[rows], obs[rows], var)
+    world.write_truth(folder, {"markers": data.uns["truth"]["markers"]})

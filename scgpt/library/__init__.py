@@ -1,0 +1,1 @@
+"""What users call from Python: load a model, embed cells, look at genes and attention."""
