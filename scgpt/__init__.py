@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scgpt.library.attention_maps import attention
     from scgpt.library.embedding import embed
-    from scgpt.library.genes import gene_embeddings
     from scgpt.library.generation import generate
+    from scgpt.library.genes import gene_embeddings
     from scgpt.library.models import load_model, save_model
 
 __version__ = "0.1.0"

@@ -108,7 +108,8 @@ def _parse(name: str, path: Path, _mtime: int, _size: int) -> tuple[str, tuple[s
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names if _ours(alias.name))
         elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
-            found.add(node.module)
+            if node.module != "scgpt":  # its lazy names are for users; no step runs them
+                found.add(node.module)
             found.update(
                 f"{node.module}.{alias.name}"
                 for alias in node.names

@@ -117,11 +117,16 @@ def _addresses(
     plain: dict[str, Path] = {}
     archives: dict[str, _Tree] = {}
     for name, spec in files.items():
+        held: set[str] = set()
         for source in (one for url in spec.urls for one in parse_sources(url, mirror)):
             if source.transport == "file":
                 continue
             address = unquote(source.address.removeprefix(base))
             if source.members:
+                # A pattern stands for a place nobody has seen: served if there is no other.
+                if "*" in "#".join(source.members) and address in held:
+                    continue
+                held.add(address)
                 _put(archives.setdefault(address, {}), source.members, folder / name)
             else:
                 plain[address] = folder / name
@@ -133,8 +138,7 @@ def _addresses(
 
 def _put(tree: _Tree, members: tuple[str, ...], path: Path) -> None:
     first, *rest = members
-    if "*" in first:  # a pattern stands for a name nobody has seen: any one will do
-        first = first.replace("*", "twin")
+    first = first.replace("*", "twin")
     if not rest:
         tree[first] = path
         return

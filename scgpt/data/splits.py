@@ -121,7 +121,7 @@ def _codes(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 def _shares(counts: np.ndarray, n_chosen: int) -> np.ndarray:
     """Share `n_chosen` out over groups in proportion, never a whole group."""
     exact = counts * (n_chosen / counts.sum())
-    shares = np.minimum(np.floor(exact).astype(int), counts - 1)
+    shares = np.floor(exact).astype(int)
     by_remainder = np.argsort(-(exact - shares), kind="stable")
     while (missing := n_chosen - shares.sum()) > 0:
         open_groups = by_remainder[shares[by_remainder] < counts[by_remainder] - 1]

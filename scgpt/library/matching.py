@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from scgpt.errors import DataError
 
@@ -71,6 +72,21 @@ class GeneMatch:
     def sums(self) -> bool:
         """Whether several genes of the data share a token."""
         return self.n_matched > self.gene_ids.size
+
+    def select(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return the known genes of a block of cells, without stored zeros.
+
+        Columns are those of `gene_ids`; genes of one symbol are added up.
+        """
+        place = self.place[block.indices]
+        kept = (place >= 0) & (block.data != 0)
+        before = np.concatenate([[0], np.cumsum(kept)])
+        indptr = before[block.indptr].astype(block.indptr.dtype)
+        shape = (block.shape[0], self.gene_ids.size)
+        chosen = sparse.csr_matrix((block.data[kept], place[kept], indptr), shape=shape)
+        if self.sums:
+            chosen.sum_duplicates()
+        return chosen
 
 
 def match_genes(
@@ -193,8 +209,8 @@ def _too_few(
     if n_ensembl > n_symbols:
         columns = ", ".join(map(str, var.columns)) or "none"
         return (
-            f"{found}. These are Ensembl ids, the model knows symbols: name the column of var that "
-            f"holds symbols as gene_column (columns: {columns}), or give gene_symbols={{id: symbol}}"
+            f"{found}. These are Ensembl ids, the model knows symbols: name the column of var with "
+            f"symbols as gene_column (columns: {columns}), or give gene_symbols={{id: symbol}}"
         )
     upper = vocab.ids([name.upper() for name in names])
     if (upper >= 0).sum() >= max(1, min_matched * n_genes):

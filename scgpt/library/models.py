@@ -166,7 +166,8 @@ def checked_device(device: str | torch.device | None) -> torch.device:
         msg = f"device {device!r} is unknown; expected 'cpu', 'cuda' or 'cuda:1'"
         raise ConfigError(msg) from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        msg = f"device {str(found)!r} is not there ({torch.cuda.device_count()} GPUs found); use cpu"
+        n_gpus = torch.cuda.device_count()
+        msg = f"device {str(found)!r} is not there ({n_gpus} GPUs found); use 'cpu'"
         raise ConfigError(msg)
     return found
 

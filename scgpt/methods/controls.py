@@ -83,7 +83,7 @@ class TrueLabels(Method):
         cells = _test_names(data)
         rows = truth.obs_names.get_indexer(cells)
         if (rows < 0).any():
-            absent = list(cells[rows < 0][:SHOWN])
+            absent = cells[rows < 0][:SHOWN].tolist()
             msg = f"{(rows < 0).sum()} of {len(cells)} test cells are not in the truth: {absent}"
             raise DataError(msg)
         labels = cell_types_of(truth, rows)

@@ -122,7 +122,7 @@ def lognorm_matrix(data: AnnData, cells: np.ndarray, genes: Sequence[str]) -> sp
         raise DataError(msg)
     columns = data.var_names.get_indexer(genes)
     if (columns < 0).any():
-        absent = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+        absent = [str(gene) for gene, column in zip(genes, columns, strict=True) if column < 0]
         msg = (
             f"{len(absent)} of {len(columns)} genes seen in fit are not in these data, "
             f"e.g. {absent[:SHOWN]}"

@@ -78,7 +78,7 @@ class LogisticRegression(Method):
         cells = training_cells(data)
         labels = cell_types_of(data, cells)
         if len(np.unique(labels)) < 2:
-            msg = f"all {len(cells)} training cells are {labels[0]!r}; at least two types needed"
+            msg = f"all {len(cells)} training cells are '{labels[0]}'; two types are needed"
             raise DataError(msg)
         self.genes = variable_genes(data, only_highly_variable=self.params.genes != "all")
         self.largest = np.ones(len(self.genes), dtype=np.float32)

@@ -87,7 +87,7 @@ class ScGPTAnnotation(Method):
         labels = [cell_types_of(data, cells) for cells in (train_cells, valid_cells)]
         self.categories = np.unique(np.concatenate(labels))
         if len(self.categories) < 2:
-            msg = f"the reference has the single type {self.categories[0]!r}; two are needed"
+            msg = f"the reference has the single type '{self.categories[0]}'; two are needed"
             raise DataError(msg)
         recipe = self._recipe()
         genes = choose_genes(data, self.params)
@@ -193,7 +193,8 @@ class ScGPTAnnotation(Method):
             lognorm_matrix(data, cells, self.genes),
             cells=data.obs_names.to_numpy().astype(str)[cells],
             gene_ids=self.vocab.ids(self.genes),
-            vocab=self.vocab,
+            cls_id=self.vocab.cls_id,
+            n_bins=self.model.config.n_bins,
             params=self.params,
             seed=derive_seed(self.context.seed, "tokens"),
         )

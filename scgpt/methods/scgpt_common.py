@@ -61,6 +61,8 @@ class ScGPTParams(MethodParams):
     """Use at most this many of the highly variable genes; None uses all that the task marked."""
 
     n_bins: int = Field(default=51, ge=2, le=256)
+    """Bins of expression values, for a network from scratch; a checkpoint brings its own."""
+
     ties: Literal["upper", "random"] = "upper"
     """What becomes of a value equal to several bin edges: the upper bin, as in pretraining, or a
     random one of them, as in the published fine-tuning."""
@@ -213,7 +215,8 @@ def tokenize_cells(
     *,
     cells: np.ndarray,
     gene_ids: np.ndarray,
-    vocab: GeneVocab,
+    cls_id: int,
+    n_bins: int,
     params: ScGPTParams,
     seed: int,
 ) -> TokenizedCells:
@@ -227,15 +230,17 @@ def tokenize_cells(
         Names of the rows.
     gene_ids
         Token id of every column.
-    vocab, params, seed
+    cls_id, n_bins
+        Token id of `<cls>` and number of bins, of the network.
+    params, seed
         Of the method.
     """
     keys = name_keys(cells)
-    bins = bin_values(values, n_bins=params.n_bins, ties=params.ties, seed=seed, cell_keys=keys)
+    bins = bin_values(values, n_bins=n_bins, ties=params.ties, seed=seed, cell_keys=keys)
     return tokenize(
         bins,
         gene_ids,
-        cls_id=vocab.cls_id,
+        cls_id=cls_id,
         cls_value=CLS_VALUE_FINETUNING,
         include_zero=params.include_zero,
         max_length=params.max_length,

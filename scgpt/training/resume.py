@@ -53,9 +53,16 @@ def run_digest(plain: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> s
 
 
 def save(folder: Path, content: Mapping[str, Any], *, digest: str) -> None:
-    """Write a checkpoint atomically; `content` holds tensors and plain values only."""
-    with atomic_path(folder / FILE_NAME) as temporary:
-        torch.save({"format": FORMAT, "digest": digest, **content}, temporary)
+    """Write a checkpoint atomically; `content` holds tensors and plain values only.
+
+    A full disk costs the checkpoint and a line in the log, not the training.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        with atomic_path(path) as temporary:
+            torch.save({"format": FORMAT, "digest": digest, **content}, temporary)
+    except (OSError, RuntimeError) as error:
+        logger.warning("%s could not be written (%s): training goes on without it", path, error)
 
 
 def load(folder: Path, *, digest: str) -> dict[str, Any] | None:

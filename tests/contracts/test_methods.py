@@ -29,9 +29,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SCGPT = "scgpt.methods.scgpt_annotation:ScGPTAnnotation"
 SMALL = {
-    SCGPT: {"d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 16, "epochs": 12, "batch_size": 8},
+    SCGPT: {
+        "d_model": 32,
+        "n_heads": 2,
+        "n_layers": 1,
+        "d_ff": 32,
+        "dropout": 0.0,
+        "epochs": 10,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+    },
 }
 """Parameters that make a method fast enough for the toy data, by entry point."""
+
+QUICK = {SCGPT: {"epochs": 1}}
+"""Further ones, for tests that do not look at the result."""
 
 HISTORY_KEYS = {
     "epoch", "step", "phase", "objective", "value", "lr", "seconds", "cells_per_second",
@@ -81,7 +93,7 @@ def checkpoint(tmp_path_factory):
     """Return a small pretrained model whose vocabulary lacks some genes of the toy data."""
     tokens = [*(f"G{i}" for i in range(3, 60)), "<pad>", "<cls>", "<eoc>"]
     config = ScGPTConfig(
-        n_tokens=60, pad_id=57, d_model=16, n_heads=2, n_layers=1, d_ff=16, gepc="inner product"
+        n_tokens=60, pad_id=57, d_model=32, n_heads=2, n_layers=1, d_ff=32, gepc="inner product"
     )
     folder = tmp_path_factory.mktemp("model")
     save_checkpoint(folder, ScGPT(config, seed=1), tokens)
@@ -91,11 +103,12 @@ def checkpoint(tmp_path_factory):
 @cache
 def toy(task):
     """Return (data, truth) of a task; a new task adds its toy data here."""
-    return {"annotation": toy_annotation.task_data}[task](depth=2.0)
+    return {"annotation": toy_annotation.task_data}[task](background=0.3)
 
 
-def run(case, data, *, checkpoint=None, scratch=None, seed=0):
+def run(case, data, *, checkpoint=None, scratch=None, seed=0, quick=False):
     """Fit and predict; return prediction and method."""
+    params = {**case.params, **(QUICK.get(case.entry_point, {}) if quick else {})}
     found = load_method(case.entry_point)
     context = MethodContext(
         seed=seed,
@@ -103,7 +116,7 @@ def run(case, data, *, checkpoint=None, scratch=None, seed=0):
         truth=toy(case.task)[1] if case.role == "positive_control" else None,
         scratch=scratch,
     )
-    method = found(parse_params(found, case.params), context)
+    method = found(parse_params(found, params), context)
     method.fit(data)
     return method.predict(data), method
 
@@ -155,7 +168,7 @@ def test_the_rows_are_the_test_cells_in_their_order(case, outcome):
 def test_the_input_is_not_changed(case, checkpoint):
     data, _ = toy(case.task)
     given = data.copy()
-    run(case, given, checkpoint=checkpoint)
+    run(case, given, checkpoint=checkpoint, quick=True)
     assert given.obs.equals(data.obs)
     assert given.var.equals(data.var)
     assert list(given.layers) == list(data.layers)
@@ -201,7 +214,7 @@ def test_global_state_is_left_alone(case, checkpoint):
     data = toy(case.task)[0].copy()
     load_method(case.entry_point)
     before = state()
-    run(case, data, checkpoint=checkpoint)
+    run(case, data, checkpoint=checkpoint, quick=True)
     assert state() == before
 
 
@@ -236,7 +249,7 @@ def test_files_are_written_to_scratch_only_and_nothing_foreign_is_read(
     data = toy(case.task)[0].copy()
     monkeypatch.setattr(FileWatch, "opened", ())
     monkeypatch.setattr(FileWatch, "active", True)
-    run(case, data, checkpoint=checkpoint, scratch=scratch)
+    run(case, data, checkpoint=checkpoint, scratch=scratch, quick=True)
     FileWatch.active = False
     own = (str(scratch), *PROGRAM_FILES, *([str(checkpoint)] if case.model else []))
     foreign = [path for path, _ in FileWatch.opened if not path.startswith(own)]

@@ -37,11 +37,22 @@ def load(raw, scale="tiny"):
     return plan
 
 
-@pytest.mark.parametrize("scale", ["tiny", "paper"])
+@pytest.mark.parametrize("scale", ["tiny", "paper", "rehearsal"])
 def test_shipped_configuration_is_valid(raw, scale):
     plan = load(raw, scale)
     assert plan.tasks
     assert all(plan.jobs(task) for task in plan.tasks)
+
+
+def test_rehearsal_runs_the_plan_of_the_paper(raw):
+    paper, rehearsal = load(raw, "paper"), load(raw, "rehearsal")
+    assert [paper.jobs(task) for task in paper.tasks] == [
+        rehearsal.jobs(task) for task in rehearsal.tasks
+    ]
+    assert paper.prepared == rehearsal.prepared
+    assert paper.catalogue.knowledge() == rehearsal.catalogue.knowledge()
+    assert not paper.catalogue.is_twin
+    assert rehearsal.catalogue.is_twin
 
 
 def test_schema_file_is_current(root):
@@ -77,6 +88,11 @@ def test_schema_file_is_current(root):
         ("methods.scgpt_scratch.model", "human", "methods.scgpt_scratch.model: 'human' is not"),
         ("datasets.pbmc68k.tasks", ["x"], "datasets.pbmc68k.tasks: 'x' is not defined"),
         ("datasets.twin_hpancreas.params", {"n": 1}, "twin_hpancreas.params.n: unknown key. Known"),
+        ("scales.tiny.catalogue", ["x"], "scales.tiny.catalogue: 'x' is not defined. Known names"),
+        ("datasets.adamson.twin", "scgpt.data.twins.x:y", "datasets.adamson.twin: module 'scgpt."),
+        ("datasets.adamson.twin_params", {"n": 1}, "adamson.twin_params.n: unknown key. Known"),
+        ("datasets.adamson.files", {}, "datasets.adamson.files: expected for kind download, and"),
+        ("datasets.pbmc68k.files", {"a": {"urls": ["b"]}}, "pbmc68k.files: expected for kind"),
         ("tasks.annotation.params", {"n_pc": 1}, "tasks.annotation.params.n_pc: unknown key"),
         ("figures.fig2.method", "scgtp", "figures.fig2.method: 'scgtp' is not defined"),
     ],
@@ -125,6 +141,7 @@ def test_methods_without_randomness_run_once_per_split(raw):
 
 
 def test_new_dataset_block_adds_only_its_jobs(raw):
+    raw = edited(raw, "scales.paper.run.annotation.datasets", "all")
     before = set(load(raw, "paper").jobs("annotation"))
     block = copy.deepcopy(raw["datasets"]["pbmc68k"])
     after = set(load(edited(raw, "datasets.another", block), "paper").jobs("annotation"))

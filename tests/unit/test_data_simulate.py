@@ -157,7 +157,9 @@ def test_ambient_and_dropout_do_what_they_say():
         "seed": [0],
     }
     soup = CountModel(baseline=baseline, dispersion=np.full(20, 0.05), terms=parts, ambient=0.2)
-    foreign = soup.sample(weights, **options).toarray()[:600, 10:].sum() / (600 * 400)
+    counts = soup.sample(weights, **options).toarray()[:600]
+    assert abs(counts.sum() / (600 * 400) - 1) < 0.02
+    foreign = counts[:, 10:].sum() / counts.sum()
     assert abs(foreign - 0.1) < 0.01  # half of the ambient share comes from the other type
     lossy = CountModel(
         baseline=baseline, dispersion=np.full(20, 0.05), terms=parts, dropout_midpoint=40.0

@@ -130,6 +130,13 @@ def test_sample_belongs_to_the_cell(cells, include_zero):
     assert any(pairs(other, row) != pairs(expected, row) for row in range(40))
 
 
+def test_cells_with_few_expressed_genes_get_different_zeros():
+    matrix = csr_matrix(np.eye(6, 200, dtype=np.float32))
+    tokens = tokenize(matrix, np.arange(200), cls_id=None, include_zero=True, max_length=20)
+    samples = {tuple(tokens.gene_ids[i * 20 : i * 20 + 20]) for i in range(6)}
+    assert len(samples) == 6
+
+
 def test_sample_is_uniform_over_genes():
     # 3,000 different cells of 40 genes, 10 kept: each gene is kept about 750 times.
     values = 1 + np.random.default_rng(2).integers(0, 50, size=(3000, 40))

@@ -251,3 +251,22 @@ def test_leftovers_of_a_killed_run_are_removed(desk):
     assert [path.name for path in desk.folder.iterdir()] == ["f"]
     assert not stale.exists()
     assert paths["f"].stat().st_mode & 0o111 == 0
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_pattern_finds_the_one_member_it_matches(desk, form):
+    paths = desk.unpack(FORMATS[form](FILES), members=["*/two.*"])
+    assert paths["*/two.*"].read_bytes() == b"two\n"
+    assert sorted(p.name for p in desk.folder.rglob("*") if p.is_file()) == ["two.txt"]
+
+
+def test_pattern_finds_an_inner_archive_and_its_member(desk):
+    outer = zipped({"x/data-20240103T1-001.zip": zipped(FILES), "x/other.zip": zipped({})})
+    member = "x/data-*.zip#*two.txt"
+    paths = desk.unpack(outer, members=[member])
+    assert paths[member].read_bytes() == b"two\n"
+
+
+@pytest.mark.parametrize(("pattern", "n"), [("a/*", 2), ("*.csv", 0), ("[a]*", 0)])
+def test_pattern_must_match_one_member(desk, pattern, n):
+    desk.refuses(zipped(FILES), f"{n} members match", members=[pattern])

@@ -50,6 +50,9 @@ def test_behaviour_of_an_imported_module_counts(package):
 
 
 def test_unrelated_module_does_not_count(package):
+    (package / "__init__.py").write_text("from scgpt.other import VALUE\n")
+    entry = package / "entry.py"
+    entry.write_text(entry.read_text() + "from scgpt import helper\n")
     before = digest()
     (package / "other.py").write_text("VALUE = 2\n")
     assert digest() == before

@@ -342,6 +342,16 @@ def test_a_checkpoint_holds_plain_values_only_and_leaves_no_litter(tmp_path):
     assert content["position"]["step"] == 18
 
 
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    model, expected = network(), network()
+    run(expected)
+    run(model, scratch=blocked)
+    assert "could not be written" in caplog.text
+    assert torch.equal(weights(model), weights(expected))
+
+
 def test_frozen_parameters_do_not_move():
     model = network()
     model[0].requires_grad_(requires_grad=False)

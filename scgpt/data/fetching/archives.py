@@ -5,11 +5,13 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -48,6 +50,10 @@ class _Budget:
         if self._n_members > self._max_members:
             msg = f"{self._archive}: holds more than {self._max_members} members (max_members)"
             raise DataError(msg)
+
+    def fresh(self) -> _Budget:
+        """Return a budget of the same bounds of which nothing is used yet."""
+        return _Budget(self._archive, self._max_bytes, self._max_members)
 
     def take(self, n_bytes: int) -> None:
         self._n_bytes += n_bytes
@@ -95,7 +101,8 @@ def unpack(
         Folder to make; it must not exist, or be empty.
     members
         Which members; all by default. ``INNER.zip#MEMBER`` is a member of an archive in the
-        archive, to any depth; it comes out under ``INNER/MEMBER``.
+        archive, to any depth; it comes out under ``INNER/MEMBER``. A ``*`` stands for any part of
+        a path that is not known; exactly one member must match.
     max_bytes
         Most bytes that may come out, counted while unpacking, inner archives included.
     max_members
@@ -142,17 +149,36 @@ def _unpack(
     for name in wanted:
         outer, _, rest = name.partition("#")
         inner.setdefault(outer, []).extend([rest] if rest else [])
-    outermost = _unpack_one(archive, folder, set(inner), budget)
-    found = {name: outermost[name] for name in wanted if "#" not in name}
+    real = _resolved(archive, inner, folder, budget)
+    outermost = _unpack_one(archive, folder, set(real.values()), budget)
+    found = {name: outermost[real[name]] for name in wanted if "#" not in name}
     for outer, rests in inner.items():
         if not rests:
             continue
-        path, target = folder / outermost[outer], _inner_folder(outer)
+        path, target = folder / outermost[real[outer]], _inner_folder(real[outer])
         below = _unpack(path, folder / target, rests, budget)
         found |= {f"{outer}#{rest}": target / below[rest] for rest in rests}
         if outer not in wanted:
             path.unlink()
     return found
+
+
+def _resolved(archive: Path, names: Iterable[str], folder: Path, budget: _Budget) -> dict[str, str]:
+    """Return the member that each name or pattern stands for."""
+    real = {name: name for name in names}
+    patterns = [name for name in real if "*" in name]
+    if not patterns:
+        return real
+    with _damage_explained(archive):
+        there = [name for name, _ in _members(archive, set(), folder, budget.fresh())]
+    for pattern in patterns:
+        form = re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
+        matches = [name for name in there if form.fullmatch(name)]
+        if len(matches) != 1:
+            msg = f"{archive}: {len(matches)} members match '{pattern}'; it holds {_listing(there)}"
+            raise DataError(msg)
+        real[pattern] = matches[0]
+    return real
 
 
 def _inner_folder(name: str) -> PurePosixPath:
@@ -166,7 +192,7 @@ def _unpack_one(
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, PurePosixPath] = {}
     seen: list[str] = []
-    try:
+    with _damage_explained(archive):
         for name, stream in _members(archive, wanted, folder, budget):
             seen.append(name)
             if stream is None:
@@ -176,6 +202,17 @@ def _unpack_one(
                 raise DataError(msg)
             found[name] = path = _safe_path(archive, name)
             _write(folder / path, stream, archive)
+    missing = sorted((wanted or set()) - set(found))
+    if missing:
+        msg = f"{archive}: no member {', '.join(missing)}; it holds {_listing(seen)}"
+        raise DataError(msg)
+    return found
+
+
+@contextmanager
+def _damage_explained(archive: Path) -> Iterator[None]:
+    try:
+        yield
     except _DAMAGED as error:
         # Our own advice, and errors of the disk, say nothing about the archive.
         if isinstance(error, ScgptError) or getattr(error, "errno", None) is not None:
@@ -183,11 +220,6 @@ def _unpack_one(
         reason = str(error) or type(error).__name__
         msg = f"{archive}: damaged or cut off ({reason}); delete it and download it again"
         raise DataError(msg) from error
-    missing = sorted((wanted or set()) - set(found))
-    if missing:
-        msg = f"{archive}: no member {', '.join(missing)}; it holds {_listing(seen)}"
-        raise DataError(msg)
-    return found
 
 
 def _members(

@@ -13,7 +13,7 @@ Written forms (`urls` of a file in the configuration)
 ``https://drive.google.com/drive/folders/ID#FILE``
     A file in a public Google Drive folder.
 ``ANY#MEMBER``, ``ANY#INNER.zip#MEMBER``
-    A member of an archive, or of an archive inside it.
+    A member of an archive, or of an archive inside it; ``*`` for a part that is not known.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Source:
 
     def archive_name(self) -> str:
         """Return the file name under which the archive of this source is kept."""
-        text = self.container().written.partition("://")[2] or self.written
+        written = self.container().written
+        text = written.partition("://")[2] or written
         return re.sub(r"[^A-Za-z0-9.-]+", "_", shown(text)).strip("._-")
 
 

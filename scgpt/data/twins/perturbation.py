@@ -130,10 +130,11 @@ def replogle(
     n_perturbed: int = 60,
     n_cells: int = 10,
     n_control: int = 120,
+    cell_type: str = "K562",
 ) -> None:
     """Write a twin of Replogle's essential-gene screen: many perturbations, few cells each."""
-    screen = Screen(genes=SCREENED.split()[:n_perturbed])
-    _write(folder, screen, seed, "replogle", n_genes, n_cells, n_control)
+    screen = Screen(genes=SCREENED.split()[:n_perturbed], cell_type=cell_type)
+    _write(folder, screen, seed, f"replogle {cell_type}", n_genes, n_cells, n_control)
 
 
 def _write(
