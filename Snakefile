@@ -12,6 +12,7 @@ min_version("9.0")
 configfile: "config/config.yaml"
 configfile: "config/scales.yaml"
 configfile: "config/datasets.yaml"
+configfile: "config/knowledge.yaml"
 configfile: "config/tasks.yaml"
 configfile: "config/models.yaml"
 configfile: "config/methods.yaml"

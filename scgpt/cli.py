@@ -144,6 +144,12 @@ def _add_report_verbs(verbs: Any) -> None:
 
 def _add_user_verbs(verbs: Any) -> None:
     parser = _verb(
+        verbs, "data", _data, "list, fetch or check data sets and checkpoints", spec=False
+    )
+    parser.add_argument("action", choices=("list", "fetch", "check"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="as in 'scgpt data list'")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder of the project")
+    parser = _verb(
         verbs, "parity", _parity, "compare our model with stored reference outputs", spec=False
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="CASE_DIR")
@@ -283,6 +289,14 @@ def _manifest(options: argparse.Namespace) -> None:
     from scgpt.steps import manifest
 
     manifest.run(files=options.files, output=options.output)
+
+
+def _data(options: argparse.Namespace) -> int:
+    from scgpt.steps import data
+
+    if options.action == "list":
+        return data.show(options.root, options.names)
+    return (data.bring if options.action == "fetch" else data.examine)(options.root, options.names)
 
 
 def _parity(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scgpt.errors import DataError
 from scgpt.files import atomic_path
-from scgpt.library.inputs import RAW, as_float, blocks, no_such_layer, other_matrices
+from scgpt.library.inputs import RAW, as_float, no_such_layer, other_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MATRICES = ("X", "layers", "raw")
 CSR = "csr_matrix"
-COPIED_TEXTS = 16_384
 
 
 class FileMatrix:
@@ -167,35 +166,13 @@ def write_with_embedding(
         h5py.File(source, "r") as old,
         h5py.File(temporary, "w") as new,
     ):
-        _copy_attributes(old, new)
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
         for name in old:
             if name not in left_out:
-                _copy(old[name], new, name)
+                old.copy(name, new)
         _write_rows(_fresh(new, "obsm", key), key, rows, shape)
         anndata.io.write_elem(_fresh(new, "uns", key), key, record)
-
-
-def _copy(item: h5py.Group | h5py.Dataset, target: h5py.Group, name: str) -> None:
-    """Copy a group or an array; HDF5 itself would hold a whole array of texts in memory."""
-    if isinstance(item, h5py.Group):
-        group = target.create_group(name)
-        _copy_attributes(item, group)
-        for child in item:
-            _copy(item[child], group, child)
-        return
-    if h5py.check_string_dtype(item.dtype) is None or item.ndim != 1:
-        item.file.copy(item, target, name)
-        return
-    # Texts cannot be compressed in HDF5, so there are no filters to hand on.
-    copied = target.create_dataset(name, shape=item.shape, dtype=item.dtype, chunks=item.chunks)
-    _copy_attributes(item, copied)
-    for start, stop in blocks(item.shape[0], COPIED_TEXTS):
-        copied[start:stop] = item[start:stop]
-
-
-def _copy_attributes(old: h5py.Group | h5py.Dataset, new: h5py.Group | h5py.Dataset) -> None:
-    for name, value in old.attrs.items():
-        new.attrs[name] = value
 
 
 def _fresh(file: h5py.File, name: str, key: str) -> h5py.Group:

@@ -181,3 +181,22 @@ def column_of(
     there = ", ".join(map(str, obs.columns)) or "none"
     msg = f"{where}: no column {' or '.join(map(repr, wanted))}; it has {there}"
     raise DataError(msg)
+
+
+def names_of(
+    var: pd.DataFrame, names: str | Sequence[str] | None, *, where: str = "var"
+) -> list[str]:
+    """Return a column of `var` as text; `index`, alone or in a list, stands for its index.
+
+    Raises
+    ------
+    DataError
+        As `column_of`.
+    """
+    wanted = ["index"] if names is None else [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name in var.columns:
+            return var[name].astype(str).tolist()
+        if name == "index":
+            return var.index.astype(str).tolist()
+    return column_of(var, wanted, where=where).astype(str).tolist()

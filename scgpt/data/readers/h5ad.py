@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.sparse import vstack
 
 from scgpt.data.io import open_h5ad
-from scgpt.data.readers.c1 import ValueKind, as_csr, column_of, data_set
+from scgpt.data.readers.c1 import ValueKind, as_csr, column_of, data_set, names_of
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def read_h5ad_files(
     optional
         The same for columns that the files may lack.
     symbols, gene_ids
-        Columns of `var`; the index where none is given.
+        Columns of `var`, of which the first that exists counts; `index` stands for the index, which
+        is taken where none is given.
     layer
         Where the values are; `X` by default.
     value_kind
@@ -84,8 +85,8 @@ def read_h5ad_files(
     return data_set(
         vstack(matrices, format="csr")[kept],
         obs[kept],
-        _names_of(var, symbols),
-        gene_ids=_names_of(var, gene_ids),
+        names_of(var, symbols),
+        gene_ids=names_of(var, gene_ids),
         value_kind=value_kind,
         warnings=notes,
     )
@@ -156,9 +157,3 @@ def _kept(
         notes += [f"{int(missing.sum())} cells without {name} left out"] * bool(missing.any())
         kept &= ~missing
     return kept
-
-
-def _names_of(var: pd.DataFrame, names: Names | None) -> list[str]:
-    if names is None:
-        return var.index.astype(str).tolist()
-    return column_of(var, names, where="var").astype(str).tolist()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scgpt.data.io import open_h5ad
-from scgpt.data.readers.c1 import CONTROL, column_of, condition_name, data_set
+from scgpt.data.readers.c1 import CONTROL, column_of, condition_name, data_set, names_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,13 +55,11 @@ def read_gears(
     known = column_of(source.obs, ["cell_type", "celltype"], where=str(path), optional=True)
     if known is not None or cell_type is not None:
         obs["cell_type"] = cell_type or known.to_numpy()
-    symbols = column_of(
-        source.var.assign(**{"": source.var_names}), ["gene_name", ""], where=str(path)
-    )
+    symbols = names_of(source.var, ["gene_name", "index"])
     adata = data_set(
         source.X,
         obs,
-        symbols.astype(str).tolist(),
+        symbols,
         gene_ids=source.var_names,
         value_kind="lognorm",
         warnings=_unmeasured(obs["condition"], symbols),
@@ -78,9 +76,9 @@ def perturbed_genes(conditions: pd.Series) -> list[str]:
     return sorted({gene for name in names for gene in name.split("+")})
 
 
-def _unmeasured(conditions: pd.Series, symbols: pd.Series) -> list[str]:
+def _unmeasured(conditions: pd.Series, symbols: list[str]) -> list[str]:
     genes = perturbed_genes(conditions)
-    absent = sorted(set(genes) - set(symbols.astype(str)))
+    absent = sorted(set(genes) - set(symbols))
     if not absent:
         return []
     shown = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from scgpt.data.preprocess import lognormalise
 from scgpt.data.simulate import simulate_hpancreas
 from scgpt.data.twins import cell_types, world
 from scgpt.data.twins.cells import Batch, Cells, Design, simulate
-from scgpt.data.twins.formats import write_h5ad
+from scgpt.data.twins.formats import write_csv_gz, write_h5ad, write_lines, write_mtx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,6 +103,61 @@ def myeloid_cells(*, n_cells: int, n_genes: int, seed: int) -> Cells:
         batch_effect=0.35,
     )
     return simulate(design, n_cells=n_cells, n_genes=n_genes, seed=seed, name="myeloid")
+
+
+def multiple_sclerosis_raw(
+    folder: Path, *, seed: int, n_cells: int = 800, n_genes: int = 500
+) -> None:
+    """Write a twin of E-HCAD-35 as EBI's atlas has it: estimated counts, genes by identifier.
+
+    It holds the three types that the paper leaves out, cells that the design does not label, and
+    genes that the table of symbols does not know.
+    """
+    types = {**cell_types.BRAIN_NUCLEI, **cell_types.BRAIN_LEFT_OUT}
+    name = "multiple_sclerosis_raw"
+    design = multiple_sclerosis_design(types)
+    cells = simulate(design, n_cells=n_cells, n_genes=n_genes, seed=seed, name=name)
+    rng = np.random.default_rng([seed, 11])
+    counts = cells.counts.copy()
+    counts.data = np.maximum(counts.data + rng.choice([0.0, 0.3, -0.3], counts.nnz), 0.01)
+    identifiers = world.ensembl_ids(cells.genes)
+    base = "E-HCAD-35.aggregated_filtered_counts"
+    write_mtx(folder / f"{base}.mtx", counts.T, field="real")
+    write_lines(folder / f"{base}.mtx_rows", [(each, each) for each in identifiers])
+    names = [f"SAMEA{number:07d}-{cell}" for number, cell in enumerate(cells.obs.index)]
+    write_lines(folder / f"{base}.mtx_cols", [(each, each) for each in names])
+    pairs = list(zip(identifiers, cells.genes, strict=True))
+    write_lines(folder / "genes.tsv", pairs[: int(0.95 * n_genes)])
+    table = cells.obs.drop(columns="batch").rename(columns={"cell_type": AUTHORS_LABEL})
+    table.index = pd.Index(names, name="Assay")
+    table[AUTHORS_LABEL] = table[AUTHORS_LABEL].astype(object)
+    table.loc[rng.random(len(table)) < 0.03, AUTHORS_LABEL] = None
+    table.to_csv(folder / "E-HCAD-35.design.tsv", sep="\t")
+    world.write_truth(folder, cells.truth)
+
+
+def myeloid_raw(folder: Path, *, seed: int, n_cells: int = 900, n_genes: int = 400) -> None:
+    """Write a twin of GSE154763: one table of expression and one of cells for every cancer."""
+    cells = myeloid_cells(n_cells=n_cells, n_genes=n_genes, seed=seed)
+    values = lognormalise(cells.counts)
+    numbers = {name: i + 1 for i, name in enumerate(cell_types.MYELOID)}
+    for cancer in (name for name in (*MYELOID_REFERENCE, *MYELOID_QUERY) if name != "cDC2"):
+        rows = np.flatnonzero(cells.obs["batch"] == cancer)
+        cell = pd.Index([f"{cells.obs.index[row]}-{cancer}" for row in rows], name="index")
+        table = pd.DataFrame(values[rows].toarray().round(4), index=cell, columns=cells.genes)
+        write_csv_gz(folder / f"GSE154763_{cancer}_normalized_expression.csv.gz", table)
+        labels = cells.obs["cell_type"].iloc[rows]
+        table = pd.DataFrame(
+            {
+                "patient": [f"P{row % 3}" for row in rows],
+                "cancer": cancer,
+                "tissue": "T",
+                "MajorCluster": [f"M{numbers[label]:02d}_{label}" for label in labels],
+            },
+            index=cell,
+        )
+        write_csv_gz(folder / f"GSE154763_{cancer}_metadata.csv.gz", table)
+    world.write_truth(folder, cells.truth)
 
 
 def hpancreas(

@@ -50,10 +50,11 @@ def write_h5ad(
     adata.write_h5ad(path, compression="gzip")
 
 
-def write_mtx(path: Path, values: spmatrix) -> None:
-    """Write a Matrix Market file of whole numbers; `values` as it shall stand there."""
+def write_mtx(path: Path, values: spmatrix, *, field: str = "integer") -> None:
+    """Write a Matrix Market file; `values` as it shall stand there, `field` integer or real."""
     buffer = io.BytesIO()
-    mmwrite(buffer, values.astype(np.int32).tocoo(), field="integer", symmetry="general")
+    values = values.astype(np.int32) if field == "integer" else values
+    mmwrite(buffer, values.tocoo(), field=field, precision=4, symmetry="general")
     path.write_bytes(buffer.getvalue())
 
 
@@ -63,9 +64,9 @@ def write_lines(path: Path, rows: Sequence[Sequence[str] | str], *, separator: s
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_csv_gz(path: Path, table: pd.DataFrame, **options: object) -> None:
+def write_csv_gz(path: Path, table: pd.DataFrame) -> None:
     """Write a gzipped csv that does not depend on the time of day."""
-    text = table.to_csv(**options)
+    text = table.to_csv()
     with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as stream:
         stream.write(text.encode())
 

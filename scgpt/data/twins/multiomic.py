@@ -126,7 +126,8 @@ def bmmc(folder: Path, *, seed: int, n_cells: int = 700, n_genes: int = 400, fil
     values.data = np.log1p(values.data)
     obs = cells.obs.assign(DonorID=cells.obs["DonorID"].astype(int), is_train=True)
     obs.index = [f"{cell}-{batch}" for cell, batch in zip(obs.index, obs["batch"], strict=True)]
-    names = [*cells.genes, *links["protein"]]
+    # A protein called like a gene stands in the file with a number, as in the real one.
+    names = [*cells.genes, *(n + "-1" * (n in cells.genes) for n in links["protein"])]
     var = pd.DataFrame(
         {
             "feature_types": ["GEX"] * n_genes + ["ADT"] * len(links),
@@ -164,14 +165,8 @@ def asap_pbmc(
         table = pd.DataFrame({"coarse_cluster": cells.obs["cell_type"].astype(str).iloc[rows]})
         table["cluster"] = table["coarse_cluster"] + "_1"
         table.to_csv(folder / f"meta_c{number}.csv")
-    for name, links, column in (("GxR", peak_links, "peak"), ("GxP", protein_links, "protein")):
-        place = pd.Index(cells.genes).get_indexer(links["gene"].fillna(""))
-        known = np.flatnonzero(place >= 0)
-        matrix = np.zeros((n_genes, len(links)), dtype=np.float32)
-        matrix[place[known], known] = 1
-        write_sparse_npz(folder / f"{name}.npz", matrix)
-        world.write_truth(folder, {f"{column}_links": links.dropna()})
-    world.write_truth(folder, cells.truth)
+    links = {"peak_links": peak_links.dropna(), "protein_links": protein_links.dropna()}
+    world.write_truth(folder, {**cells.truth, **links})
 
 
 def _peaks(
