@@ -39,9 +39,11 @@ FEW_MATCHED = 0.5
 class ScGPTParams(MethodParams):
     """Parameters of every fine-tuned scGPT.
 
-    The defaults describe a small network trained from scratch on a CPU. With `init: checkpoint`
-    the sizes come from the checkpoint, and the published recipe is `learning_rate: 1e-4`,
-    `epochs: 10`, `batch_size: 32`, `amp: fp16`, `lr_decay: 0.9`, `dropout: 0.2`.
+    The defaults describe a small network trained from scratch on a few hundred cells on a CPU
+    (few cells need small batches: the classifier starts to learn after about 100 steps). With
+    `init: checkpoint` the sizes come from the checkpoint, and the published recipe is
+    `learning_rate: 1e-4`, `lr_decay: 0.9`, `epochs: 10`, `batch_size: 32`, `dropout: 0.2`,
+    `attention_dropout: null`, `ties: random`, `amp: fp16`, `buckets: false`.
     """
 
     init: Literal["scratch", "checkpoint"] = "scratch"
@@ -50,12 +52,13 @@ class ScGPTParams(MethodParams):
     d_model: int = Field(default=64, ge=1)
     n_layers: int = Field(default=2, ge=1)
     n_heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=128, ge=1)
+    d_ff: int = Field(default=64, ge=1)
     """Sizes of the network from scratch; a checkpoint brings its own."""
 
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout of attention probabilities; None means the same as `dropout`."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    attention_dropout: float | None = Field(default=0.0, ge=0, lt=1)
+    """Dropout of attention probabilities; None means the same as `dropout`, as published. Zero
+    allows a fused attention kernel, which makes training on a CPU three times as fast."""
 
     n_hvg: int | None = Field(default=None, ge=1)
     """Use at most this many of the highly variable genes; None uses all that the task marked."""
@@ -77,9 +80,9 @@ class ScGPTParams(MethodParams):
     """Keep the gene and value encoders as loaded."""
 
     epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=7e-4, gt=0)
     lr_decay: float = Field(default=0.9, gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     patience: int | None = Field(default=None, ge=1)
