@@ -60,11 +60,14 @@ def known_genes(loaded: LoadedModel, genes: Iterable[str] | None) -> list[str]:
     Raises
     ------
     DataError
-        If one is unknown or named twice.
+        If none is given, or one is unknown or named twice.
     """
     if genes is None:
         return [token for token in loaded.vocab.tokens if not is_special(token)]
     names = [genes] if isinstance(genes, str) else list(genes)
+    if not names:
+        msg = "no gene is named; name at least one"
+        raise DataError(msg)
     unknown = [str(name) for name in names if name not in loaded.vocab]
     if unknown:
         msg = (

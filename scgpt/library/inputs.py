@@ -199,10 +199,9 @@ def scan(matrix: CellMatrix, match: GeneMatch, *, values: Values = "counts") -> 
         n_expressed[start:stop] = np.diff(chosen.indptr)
         keys[start:stop] = content_keys(chosen, match.gene_ids)
     _check_kind(matrix, values, n_fractional, largest)
-    if lost > NOTICEABLE * total:
-        n_ensembl = int(match.unresolved_ensembl.sum())
+    if match.n_symbols and lost > NOTICEABLE * total:
         share = f", which hold {lost / total:.0%} of all values"
-        raise mixed_identifiers(n_ensembl, match.n_genes - n_ensembl, share)
+        raise mixed_identifiers(int(match.unresolved_ensembl.sum()), match.n_symbols, share)
     _check_expressed(matrix, n_expressed, match)
     return Scan(n_expressed=n_expressed, keys=keys)
 

@@ -49,6 +49,8 @@ class GeneMatch:
     unresolved_ensembl
         For each gene of the data whether it is an Ensembl id without a known symbol, shape
         (n_genes,).
+    n_symbols
+        Number of genes whose own name is no Ensembl id.
     source
         Where the names came from, in words.
     """
@@ -56,6 +58,7 @@ class GeneMatch:
     gene_ids: np.ndarray
     place: np.ndarray
     unresolved_ensembl: np.ndarray
+    n_symbols: int
     source: str
 
     @property
@@ -136,14 +139,19 @@ def match_genes(
         through = (ids >= 0).sum() - before
         source += f", {through} of them through var['{column}']" if through else ""
     ensembl = np.fromiter((bool(ENSEMBL.fullmatch(name)) for name in names), dtype=bool)
-    unresolved = ensembl & (ids < 0)
     if (ids >= 0).sum() < max(1, min_matched * ids.size):
-        raise DataError(_too_few(names, ids, unresolved, vocab, var, min_matched))
+        raise DataError(_too_few(names, ids, ensembl, vocab, var, min_matched))
     _check_duplicates(names, ids, vocab, duplicates)
     gene_ids, inverse = np.unique(ids[ids >= 0], return_inverse=True)
     place = np.full(ids.size, -1, dtype=np.int32)
     place[ids >= 0] = inverse
-    return GeneMatch(gene_ids=gene_ids, place=place, unresolved_ensembl=unresolved, source=source)
+    return GeneMatch(
+        gene_ids=gene_ids,
+        place=place,
+        unresolved_ensembl=ensembl & (ids < 0),
+        n_symbols=int((~ensembl).sum()),
+        source=source,
+    )
 
 
 def mixed_identifiers(n_ensembl: int, n_symbols: int, lost: str) -> DataError:
@@ -191,14 +199,14 @@ def _fill(ids: np.ndarray, vocab: GeneVocab, other_names: np.ndarray) -> np.ndar
 def _too_few(
     names: np.ndarray,
     ids: np.ndarray,
-    unresolved: np.ndarray,
+    ensembl: np.ndarray,
     vocab: GeneVocab,
     var: pd.DataFrame,
     min_matched: float,
 ) -> str:
     """Say how many genes were found, which were not, and what is likely to be the reason."""
-    n_ensembl, n_genes = int(unresolved.sum()), ids.size
-    n_symbols = n_genes - n_ensembl
+    n_genes, n_symbols = ids.size, int((~ensembl).sum())
+    n_ensembl = int((ensembl & (ids < 0)).sum())
     if min(n_ensembl, n_symbols) >= NOTICEABLE * n_genes:
         return str(mixed_identifiers(n_ensembl, n_symbols, ""))
     missing = ", ".join(map(str, names[ids < 0][:SHOWN]))

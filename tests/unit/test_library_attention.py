@@ -106,11 +106,12 @@ def test_one_head_and_the_mean_of_heads(cells, model):
 
 
 def test_zeros_can_be_shown_as_in_network_inference(cells, model):
-    table = scgpt.attention(cells, model, genes=GENES, include_zero=True, kind="raw")
-    assert set(table["n_cells"]) == {14}
-    expected = written_out(cells, model, 1, softmax=False, include_zero=True)
+    few = cells[:2].copy()
+    table = scgpt.attention(few, model, genes=GENES, include_zero=True, kind="raw")
+    assert set(table["n_cells"]) == {2}
+    expected = written_out(few, model, 1, softmax=False, include_zero=True)
     row = table.iloc[11]
-    values = [np.mean(expected[cell, row.target, row.source]) for cell in range(14)]
+    values = [np.mean(expected[cell, row.target, row.source]) for cell in range(2)]
     assert row.attention == pytest.approx(np.mean(values), rel=1e-4)
     with pytest.raises(DataError, match="shows the model 121 tokens .* max_length 100"):
         scgpt.attention(cells, model, genes=GENES, include_zero=True, max_length=100)

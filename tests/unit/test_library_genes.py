@@ -70,7 +70,7 @@ def test_a_gene_prompt_hides_the_genes_asked_for(cells, model, n_rounds):
     # What a cell expresses of the genes asked for must not reach the prediction.
     other = cells.copy()
     other.X = other.X.toarray()
-    other[:, WANTED].X = 9
+    other.X[:, [90, 2, 17]] = 9
     again = scgpt.generate(other, model, WANTED, n_rounds=n_rounds)
     np.testing.assert_allclose(again.X, found.X, rtol=1e-4, atol=1e-4)
 
@@ -99,6 +99,8 @@ def test_what_cannot_be_generated_is_refused(cells, model, tmp_path):
         scgpt.generate(cells, model, WANTED, prompt="text")
     with pytest.raises(ConfigError, match="n_rounds 0"):
         scgpt.generate(cells, model, WANTED, n_rounds=0)
+    with pytest.raises(DataError, match="no gene is named"):
+        scgpt.generate(cells, model, [])
     with pytest.raises(DataError, match="vocabulary: NOGENE"):
         scgpt.generate(cells, model, ["NOGENE"])
     with pytest.raises(ConfigError, match="cannot generate"):

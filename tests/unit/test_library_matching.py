@@ -66,6 +66,13 @@ def test_ensembl_ids_without_symbols_say_how_to_mend_it():
         match_genes(table(IDS, chr="1"), VOCAB)
 
 
+def test_ensembl_ids_of_which_few_have_a_symbol_are_not_taken_for_a_mixture():
+    var = table(IDS, gene_name=[*SYMBOLS[:3], *["novel"] * 5])
+    with pytest.raises(DataError, match=r"3 of 8 genes.*These are Ensembl ids"):
+        match_genes(var, VOCAB)
+    assert match_genes(var, VOCAB, min_matched=0.3).n_symbols == 0
+
+
 def test_mixed_identifiers_are_refused_and_counted():
     with pytest.raises(DataError, match="mixed: 3 gene symbols and 5 Ensembl ids without a symbol"):
         match_genes(table([*SYMBOLS[:3], *IDS[3:]]), VOCAB)

@@ -231,7 +231,7 @@ def _weights(design: Design, obs: pd.DataFrame, words: Sequence[int]) -> dict[st
         "type": one_hot(types, len(design.types)),
         "batch": one_hot(obs["batch"].cat.codes.to_numpy().astype(int), len(design.batches)),
         "programme": 1.5 * running[:, types].T
-        + rng.normal(0, 0.5, (n_cells, len(design.programmes))),
+        + rng.normal(0, 0.8, (n_cells, len(design.programmes))),
         "regulator": level[:, types].T + rng.normal(0, 0.7, (n_cells, len(design.regulators))),
         "state": rng.normal(size=(n_cells, 2)),
     }

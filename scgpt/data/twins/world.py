@@ -102,7 +102,8 @@ def regulation(
             if genes[at] != regulator:
                 weight = sign[at] * (0.5 + abs(size[at] - 0.2))
                 rows.append((regulator, genes[at], weight))
-    return pd.DataFrame(rows, columns=["regulator", "target", "weight"])
+    table = pd.DataFrame(rows, columns=["regulator", "target", "weight"])
+    return table.astype({"weight": float})
 
 
 def effects_of(edges: pd.DataFrame, genes: Sequence[str], regulators: Sequence[str]) -> np.ndarray:

@@ -1,0 +1,154 @@
+"""Twins of the Perturb-seq sets: the file is GEARS' and the effects are the known ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgpt.data.readers.perturbation import perturbed_genes, read_gears
+from scgpt.data.twins import perturbation
+from scgpt.errors import DataError
+
+SIZES = {"n_genes": 300, "n_cells": 40, "n_control": 300}
+
+
+@pytest.fixture(scope="module")
+def silenced(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adamson")
+    perturbation.adamson(folder, seed=0, n_perturbed=12, **SIZES)
+    return folder, read_gears(folder)
+
+
+@pytest.fixture(scope="module")
+def activated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("norman")
+    perturbation.norman(folder, seed=0, n_perturbed=6, n_pairs=8, **SIZES)
+    return folder, read_gears(folder, cell_type="K562")
+
+
+def changes(adata):
+    """Return the mean change of every condition, conditions x genes."""
+    means = {
+        name: np.asarray(adata.X[np.flatnonzero(adata.obs["condition"] == name)].mean(axis=0))
+        for name in adata.obs["condition"].cat.categories
+    }
+    table = pd.DataFrame({k: v.ravel() for k, v in means.items()}, index=adata.var_names).T
+    return table.sub(table.loc["control"]).drop(index="control")
+
+
+def truth(folder):
+    table = pd.read_csv(folder / "truth/effects.tsv", sep="\t", index_col="condition")
+    table.index = [
+        "+".join(sorted(set(name.split("+")) - {"ctrl"})) for name in table.index.astype(str)
+    ]
+    return table
+
+
+def test_conditions_are_normalised_and_all_perturbed_genes_measured(silenced):
+    _, adata = silenced
+    genes = perturbed_genes(adata.obs["condition"])
+    assert genes == sorted(perturbation.SCREENED.split()[:12])
+    assert set(genes) <= set(adata.var_names)
+    assert adata.uns["warnings"] == []
+    assert adata.uns["value_kind"] == "lognorm"
+    assert (adata.obs["condition"] == "control").sum() == 300
+    assert adata.var["gene_id"].str.startswith("ENSG9").all()
+
+
+def test_silenced_genes_fall_and_activated_rise(silenced, activated):
+    down = changes(silenced[1])
+    assert all(down.loc[gene, gene] < -0.8 for gene in down.index)
+    up = changes(activated[1])
+    singles = [name for name in up.index if "+" not in name]
+    assert len(singles) == 6
+    assert all(up.loc[gene, gene] > 0.5 for gene in singles)
+
+
+def test_measured_changes_follow_the_known_effects(silenced):
+    folder, adata = silenced
+    found, known = changes(adata), truth(folder)
+    correlations = [found.loc[name].corr(known.loc[name, found.columns]) for name in found.index]
+    assert min(correlations) > 0.75
+    # What a condition does is its own: the effects of another one explain less.
+    others = [
+        found.iloc[i].corr(known.loc[found.index[i - 1], found.columns]) for i in range(len(found))
+    ]
+    assert np.mean(others) < np.mean(correlations) - 0.2
+
+
+def test_perturbations_share_a_response(silenced):
+    known = truth(silenced[0])
+    own = known.copy()
+    for gene in own.index:
+        own.loc[gene, gene] = 0.0
+    singular = np.linalg.svd(own.to_numpy(), compute_uv=False)
+    assert singular[0] ** 2 / (singular**2).sum() > 0.2
+
+
+def test_targets_of_a_regulator_move_with_their_edge(silenced):
+    folder, adata = silenced
+    edges = pd.read_csv(folder / "truth/edges.tsv", sep="\t")
+    found, known = changes(adata), truth(folder)
+    strong = edges[edges["weight"].abs() > 0.8]
+    assert len(strong) > 20
+    # Silencing a regulator turns the sign of its edges; programmes and the shared part add to it.
+    moved = [np.sign(known.loc[r, t]) == np.sign(found.loc[r, t]) for r, t, _ in strong.to_numpy()]
+    assert np.mean(moved) > 0.85
+
+
+def test_pairs_add_up_unless_they_buffer(activated):
+    known = truth(activated[0])
+    pairs = [name for name in known.index if "+" in name]
+    assert len(pairs) == 8
+    share = {
+        name: (known.loc[name] @ (s := sum(known.loc[g] for g in name.split("+")))) / (s @ s)
+        for name in pairs
+    }
+    assert sorted({round(float(value), 3) for value in share.values()}) == [0.6, 1.0]
+
+
+def test_ranking_of_the_file_is_kept_by_symbol(silenced):
+    folder, adata = silenced
+    table = adata.uns["changed_genes"]
+    assert table.shape == (12, 20)
+    assert set(table.index) == set(perturbed_genes(adata.obs["condition"]))
+    assert all(gene in table.loc[gene].to_numpy()[:3] for gene in table.index)
+
+
+def test_wrong_cell_line_is_mended(activated, tmp_path):
+    assert activated[1].obs["cell_type"].unique().tolist() == ["K562"]
+    assert read_gears(activated[0]).obs["cell_type"].unique().tolist() == ["A549"]
+
+
+def test_same_seed_gives_the_same_file(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        seed = 1 if name == "c" else 0
+        perturbation.replogle(tmp_path / name, seed=seed, n_genes=200, n_perturbed=5)
+    files = [(tmp_path / name / "perturb_processed.h5ad").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def test_absent_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="perturb_processed.h5ad: no such file"):
+        read_gears(tmp_path)
+
+
+def test_real_norman_slice_in_the_columns_of_gears(shared_dir):
+    folder = shared_dir / "data/perturb_norman_mcfaline_devel"
+    adata = read_gears(folder, file="norman19_devel_gears_schema.h5ad")
+    assert adata.shape == (3375, 500)
+    names = adata.obs["condition"].value_counts()
+    assert names["control"] == 100
+    assert sum("+" in name for name in names.index) == 15
+    assert len(names) == 34
+    assert adata.uns["value_kind"] == "lognorm"
+    genes = perturbed_genes(adata.obs["condition"])
+    (warning,) = adata.uns["warnings"]
+    assert warning.startswith(f"{len(genes) - 1} of {len(genes)} perturbed genes are not measured")
+
+
+def test_file_without_conditions_is_refused(shared_dir):
+    with pytest.raises(DataError, match="no column 'condition'; it has"):
+        read_gears(shared_dir / "data/census_placenta_ibm", file="cellxgene.h5ad")
