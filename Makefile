@@ -8,6 +8,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --config scale=tiny
 export TORCH PYTHON
+unexport PYTHONPATH PYTHONHOME
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help env demo test lint lock clean

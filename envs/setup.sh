@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=$PWD/.venv
 PATH=${PATH//"$venv/bin:"/} # never start from the environment being replaced
+unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX # clusters set these for other Pythons
 stamp=$venv/.complete # written last: an interrupted set-up is never taken for a complete one
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
@@ -107,7 +108,7 @@ install_locked() {
 }
 
 # Every step of the workflow is a process of its own. Where PYTHONDONTWRITEBYTECODE is set each
-# would compile its imports again (scanpy: 3 s of CPU becomes 10 s); test folders are never run.
+# would compile its imports again (scanpy: 3 s of CPU becomes 11 s); test folders are never run.
 compile_bytecode() {
     say "compiling"
     # fails on files that are no valid Python, which some packages ship as templates
@@ -121,16 +122,16 @@ check() {
 }
 
 main() {
-    local torch=${TORCH:-} done="" wanted lock
-    [[ ! -f $stamp ]] || done=$(<"$stamp")
-    torch=${torch:-${done%% *}}
+    local torch=${TORCH:-} present="" wanted lock
+    [[ ! -f $stamp ]] || present=$(<"$stamp")
+    torch=${torch:-${present%% *}}
     torch=${torch:-$(nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)}
     [[ $torch == cpu || $torch == cuda ]] || fail "TORCH is '$torch'; it must be cpu or cuda."
     lock=$(cat envs/*.lock.txt envs/setup.sh pyproject.toml | digest)
     wanted="$torch $lock $venv"
-    [[ $done != "$wanted" ]] || return 0
+    [[ $present != "$wanted" ]] || return 0
     rm -f "$stamp"
-    if [[ $done != "$torch "*" $venv" ]] || ! is_python311 "$venv/bin/python"; then make_venv; fi
+    if [[ $present != "$torch "*" $venv" ]] || ! is_python311 "$venv/bin/python"; then make_venv; fi
     pip_install -r "$(locked pip)" -r "$(locked setuptools)" -r "$(locked uv)"
     [[ $torch == cuda ]] || install_cpu_torch
     install_locked "$torch"

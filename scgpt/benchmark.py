@@ -115,7 +115,7 @@ class Plan:
             name
             for name, block in self.config.figures.items()
             if block.task in self.tasks
-            and (block.method is None or block.method in self.methods(block.task))
+            and (not block.method or self._first_run(block.method, block.task))
         ]
         return _select(self.settings.figures, able)
 
@@ -191,7 +191,7 @@ class Plan:
                 "roles": {name: self.config.methods[name].role for name in methods},
                 "metrics": block.metrics,
                 "headline": block.headline,
-                "compared": block.compared if block.compared in methods else None,
+                "compared": self._first_run(block.compared, task),
             }
         )
 
@@ -238,18 +238,17 @@ class Plan:
     def drawn_jobs(self, figure: str) -> list[Job]:
         """Return the jobs whose cells a figure draws: first split, first seed, every data set."""
         block = self.config.figures[figure]
-        if block.method is None:
+        method = self._first_run(block.method, block.task)
+        if method is None:
             return []
+        split, seed = self.splits(block.task)[0], self.seeds(method)[0]
         return [
-            Job(
-                block.task,
-                dataset,
-                self.splits(block.task)[0],
-                block.method,
-                self.seeds(block.method)[0],
-            )
-            for dataset in self.datasets(block.task)
+            Job(block.task, dataset, split, method, seed) for dataset in self.datasets(block.task)
         ]
+
+    def _first_run(self, wanted: list[str], task: str) -> str | None:
+        runs = self.methods(task)
+        return next((name for name in wanted if name in runs), None)
 
     def report_spec(self) -> str:
         """Return everything the report says that stands in the configuration."""

@@ -66,14 +66,12 @@ def check_references(config: Config) -> None:
     _check_catalogue(config, need, problems)
     for name, task in config.tasks.items():
         need(task.scale_params, config.scales, f"tasks.{name}.scale_params")
-        if task.compared is not None:
-            need([task.compared], config.methods, f"tasks.{name}.compared")
+        need(task.compared, config.methods, f"tasks.{name}.compared")
     for name, method in config.methods.items():
         _check_method(name, method, config, need)
     for name, figure in config.figures.items():
         need([figure.task], config.tasks, f"figures.{name}.task")
-        if figure.method is not None:
-            need([figure.method], config.methods, f"figures.{name}.method")
+        need(figure.method, config.methods, f"figures.{name}.method")
     for name, scale in config.scales.items():
         where = f"scales.{name}"
         need(scale.figures, config.figures, f"{where}.figures")

@@ -121,8 +121,10 @@ class TaskConfig(Strict):
     module: str = Field(description="Module with Params, prepare, scoring_arrays, coordinates.")
     metrics: list[str] = Field(min_length=1, description="Modules whose metrics score the task.")
     headline: list[str] = Field(min_length=1, description="Metrics shown first, in this order.")
-    compared: str | None = Field(
-        None, description="Method that every other one is compared with, replicate by replicate."
+    compared: list[str] = Field(
+        default_factory=list,
+        description="Method that every other one is compared with, replicate by replicate: the "
+        "first of these that the scale runs.",
     )
     splits: dict[str, SplitConfig] = Field(min_length=1)
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters of `prepare`.")
@@ -179,7 +181,10 @@ class FigureConfig(Strict):
     title: str
     caption: str
     task: str
-    method: str | None = Field(None, description="Method whose cells are drawn.")
+    method: list[str] = Field(
+        default_factory=list,
+        description="Method whose cells are drawn: the first of these that the scale runs.",
+    )
     width: float = Field(7.1, gt=0, description="Inches.")
     columns: int = Field(12, ge=1, description="Units of width that a row holds.")
     panels: list[PanelConfig] = Field(min_length=1)

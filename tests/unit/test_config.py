@@ -94,7 +94,7 @@ def test_schema_file_is_current(root):
         ("datasets.adamson.files", {}, "datasets.adamson.files: expected for kind download, and"),
         ("datasets.pbmc68k.files", {"a": {"urls": ["b"]}}, "pbmc68k.files: expected for kind"),
         ("tasks.annotation.params", {"n_pc": 1}, "tasks.annotation.params.n_pc: unknown key"),
-        ("figures.fig2.method", "scgtp", "figures.fig2.method: 'scgtp' is not defined"),
+        ("figures.fig2.method", ["scgtp"], "figures.fig2.method: 'scgtp' is not defined"),
     ],
 )
 def test_wrong_name_is_explained(raw, path, value, message):

@@ -119,6 +119,15 @@ def test_an_overflow_under_loss_scaling_skips_the_step_and_lowers_the_scale():
     assert torch.allclose(parameter.detach(), torch.zeros(2))
 
 
+def test_clipping_sees_the_gradient_without_the_loss_scale():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(parameter.sum()).backward()
+    apply_gradients(optimizer, scaler, rate=1.0, clip=1.0, where="here")
+    assert torch.allclose(parameter.detach(), torch.full((4,), -0.5), atol=1e-4)
+
+
 def test_derived_seeds_are_stable_and_separate():
     assert derive_seed(0, "order", 1) == derive_seed(0, "order", 1)
     seeds = {

@@ -268,6 +268,34 @@ def test_resuming_only_from_whole_epochs_works_too(tmp_path):
     assert torch.equal(weights(unbroken), weights(resumed))
 
 
+def test_a_best_epoch_before_the_kill_survives_it(tmp_path):
+    def scores():
+        return {"evaluate": lambda model: {"score": float(weights(model).abs().sum())}}
+
+    options = {"selection": "score", "learning_rate": 0.05}  # weights grow: epoch 0 stays the best
+    unbroken, resumed = network(), network()
+    expected = run(unbroken, more=scores(), **options)
+    with pytest.raises(Killed):
+        run(network(), loss=killing(13), scratch=tmp_path, more=scores(), **options)
+    found = run(resumed, scratch=tmp_path, more=scores(), **options)
+    assert found.resumed_step == 6
+    assert found.best_epoch == expected.best_epoch == 0
+    assert torch.equal(weights(unbroken), weights(resumed))
+
+
+def test_every_step_has_randomness_of_its_own_and_validation_always_the_same():
+    drawn = {True: [], False: []}
+
+    def noting(model, batch):
+        drawn[model.training].append(torch.rand(()).item())
+        return loss_fn(model, batch)
+
+    run(network(), loss=noting)
+    assert len(set(drawn[True])) == len(drawn[True]) == 18
+    assert drawn[False] == drawn[False][:2] * 3
+    assert drawn[False][0] != drawn[False][1]
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     first, second = network(), network()
     expected = run(first, scratch=tmp_path)

@@ -109,7 +109,7 @@ def test_pairs_add_up_unless_they_buffer(activated):
 
 
 def test_ranking_of_the_file_is_kept_by_symbol(silenced):
-    folder, adata = silenced
+    _, adata = silenced
     table = adata.uns["changed_genes"]
     assert table.shape == (12, 20)
     assert set(table.index) == set(perturbed_genes(adata.obs["condition"]))

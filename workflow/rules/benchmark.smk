@@ -58,13 +58,13 @@ rule predict:
             "predict", method_of(wildcards).tasks[wildcards.task]
         ),
         module=task_module,
-        truth=truth_flag,
+        flags=method_flags,
     shell:
         "python -m scgpt predict"
         " --spec {params.spec:q}"
         " --seed {wildcards.seed}"
         " --data {input.data:q}"
-        " {params.truth}"
+        " {params.flags}"
         " --task-module {params.module}"
         " --threads {threads}"
         " --code {params.code}"

@@ -80,17 +80,23 @@ def raw_flags(wildcards):
 
 
 def method_inputs(wildcards):
-    """Positive controls alone get the truth."""
+    """The truth, for positive controls alone; the record of a fetched checkpoint, if it has one."""
     folder = "results/{scale}/{task}/{dataset}/{split}".format(**wildcards)
+    method = method_of(wildcards)
     files = {"data": f"{folder}/data.h5ad"}
-    if method_of(wildcards).role == "positive_control":
+    if method.role == "positive_control":
         files["truth"] = f"{folder}/truth.h5ad"
+    if method.model is not None:
+        files["checkpoint"] = plan(wildcards).catalogue.record(method.model)
     return files
 
 
-def truth_flag(wildcards):
+def method_flags(wildcards):
     files = method_inputs(wildcards)
-    return f"--truth {files['truth']}" if "truth" in files else ""
+    flags = [f"--truth {files['truth']}"] if "truth" in files else []
+    if "checkpoint" in files:
+        flags.append(f"--checkpoint {files['checkpoint'].removesuffix('.json')}")
+    return " ".join(flags)
 
 
 def job_folders(wildcards):

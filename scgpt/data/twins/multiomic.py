@@ -41,6 +41,7 @@ PROTEINS = {
     "CD36": "S100A9",
 }
 N_ISOTYPES = 4
+REST = 5.0  # reads outside of the reported features, relative to those inside
 TILE = 100_000  # bases between two simulated genes
 
 
@@ -210,18 +211,29 @@ def _follow(
     rng = np.random.default_rng([*words, 1])
     n_features, n_cells = len(gene), len(cells.obs)
     terms = {
-        name: Term(names=term.names, effects=term.effects[:, gene] * weight[None, :])
+        name: Term(names=term.names, effects=_with_rest(term.effects[:, gene] * weight[None, :]))
         for name, term in cells.model.terms.items()
         if name != "batch"
     }
     batch = cells.model.terms["batch"].names
-    terms["batch"] = sparse_effects(rng, batch, n_features, share=1, scale=0.2)
+    shift = sparse_effects(rng, batch, n_features, share=1, scale=0.2)
+    terms["batch"] = Term(names=batch, effects=_with_rest(shift.effects))
+    baseline = rng.normal(0, 0.7, n_features)
+    rest = np.log(REST * np.exp(baseline).sum())
     model = CountModel(
-        baseline=rng.normal(0, 0.7, n_features),
-        dispersion=np.full(n_features, 0.2),
+        baseline=np.append(baseline, rest),
+        dispersion=np.full(n_features + 1, 0.2),
         terms=terms,
     )
-    totals = library_sizes(rng, np.full(n_cells, mean * n_features), log_scale=0.3)
+    total = mean * n_features * (1 + REST)
+    totals = library_sizes(rng, np.full(n_cells, total), log_scale=0.3)
     codes = cells.obs["batch"].cat.codes.to_numpy().astype(int)
     seed = [*words, 2]
-    return model.sample(cells.weights, library_sizes=totals, batches=codes, seed=seed)
+    drawn = model.sample(cells.weights, library_sizes=totals, batches=codes, seed=seed)
+    return drawn[:, :n_features]
+
+
+def _with_rest(effects: np.ndarray) -> np.ndarray:
+    # What is not reported takes up changes of the rest: with few features, one that rises would
+    # otherwise press all others down.
+    return np.hstack([effects, np.zeros((effects.shape[0], 1))])
