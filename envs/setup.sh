@@ -85,11 +85,12 @@ pip_install() {
 # build: from a folder its pip knows (find-links), else from PyTorch's own index.
 install_cpu_torch() {
     [[ $(uname -s) == Linux ]] || return 0 # elsewhere PyPI's build is the CPU build
-    local torch
+    local torch log=$temporary/torch.log
     torch=$(locked torch)
     say "installing torch for CPU"
-    pip_install --no-index -r "$torch" >/dev/null 2>&1 ||
-        pip_install --timeout 30 --index-url https://download.pytorch.org/whl/cpu -r "$torch" ||
+    pip_install --no-index -r "$torch" >"$log" 2>&1 && return
+    if grep 'OSError' "$log" >&2; then fail "torch could not be installed."; fi # a full disk, say
+    pip_install --timeout 30 --index-url https://download.pytorch.org/whl/cpu -r "$torch" ||
         fail "no CPU build of torch from download.pytorch.org; TORCH=cuda takes PyPI's build instead."
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scgpt.errors import ConfigError, ScgptError
+from scgpt.steps import embed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,6 +158,8 @@ def _add_user_verbs(verbs: Any) -> None:
         verbs, "schema", _schema, "write the JSON Schema of the configuration", spec=False
     )
     _paths(parser, "output")
+    parser = _verb(verbs, "embed", embed.run, embed.HELP, spec=False)
+    embed.add_arguments(parser)
 
 
 def _dataset(options: argparse.Namespace) -> None:
