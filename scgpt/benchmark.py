@@ -282,6 +282,17 @@ class Plan:
             }
         )
 
+    def cards_spec(self) -> str:
+        """Return what the page of data cards shows."""
+        return canonical_json(
+            {
+                "scale": self.scale,
+                "description": self.settings.description,
+                "datasets": self.prepared,
+                "knowledge": self.catalogue.knowledge(),
+            }
+        )
+
     def _described_methods(self) -> list[dict[str, Any]]:
         described = []
         for name, block in self.config.methods.items():

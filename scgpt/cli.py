@@ -138,6 +138,8 @@ def _add_report_verbs(verbs: Any) -> None:
     _paths(parser, "pdf", "png", "tsv")
     parser = _verb(verbs, "report", _report, "write the HTML report")
     _paths(parser, "results", "output")
+    parser = _verb(verbs, "data-cards", _data_cards, "write the page of data cards")
+    _paths(parser, "results", "output")
     parser = _verb(verbs, "manifest", _manifest, "list every result with its digest", spec=False)
     _paths(parser, "files", nargs="+")
     _paths(parser, "output")
@@ -286,6 +288,12 @@ def _report(options: argparse.Namespace) -> None:
     from scgpt.steps import report
 
     report.run(options.spec, results=options.results, output=options.output)
+
+
+def _data_cards(options: argparse.Namespace) -> None:
+    from scgpt.steps import data_cards
+
+    data_cards.run(options.spec, results=options.results, output=options.output)
 
 
 def _manifest(options: argparse.Namespace) -> None:

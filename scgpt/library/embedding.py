@@ -10,6 +10,7 @@ import scgpt
 from scgpt.library.encoder import CellEncoder
 from scgpt.library.inputs import blocks
 from scgpt.library.opening import open_data
+from scgpt.library.prefetch import one_ahead
 from scgpt.library.progress import cell_bar
 from scgpt.training.determinism import isolated_torch
 
@@ -157,11 +158,12 @@ def _encode_sorted(opened: Opened, encoder: CellEncoder, *, progress: bool) -> n
     n_cells = opened.matrix.n_cells
     vectors = np.empty((n_cells, encoder.config.d_model), dtype=np.float32)
     order = np.lexsort((opened.found.keys, -opened.found.n_expressed))
+    pieces = [order[start:stop] for start, stop in blocks(n_cells, BLOCK_ROWS)]
+    tokens = one_ahead(lambda rows: encoder.tokens(opened.cells(rows)), pieces)
     with cell_bar(n_cells, "embed", show=progress) as bar:
-        for start, stop in blocks(n_cells, BLOCK_ROWS):
-            rows = order[start:stop]
-            vectors[rows] = encoder.encode(opened.cells(rows))
-            bar.update(stop - start)
+        for rows, cells in zip(pieces, tokens, strict=True):
+            vectors[rows] = encoder.encode(cells)
+            bar.update(rows.size)
     return vectors
 
 

@@ -38,14 +38,14 @@ CPU_BATCH_NUMBERS = 1 << 20
 
 
 class CellEncoder:
-    """Turns blocks of cells into vectors of length 1.
+    """Turns the counts of cells into tokens, and tokens into vectors of length 1.
 
     Parameters
     ----------
     loaded
         The model; used where it lies.
     gene_ids
-        Token id of each column of the blocks.
+        Token id of each column of the counts.
     batch_size
         Most cells per batch. On a CPU, batches of long cells are smaller (`CPU_BATCH_NUMBERS`).
     max_length
@@ -85,6 +85,13 @@ class CellEncoder:
         Non-zero genes only (unless `include_zero`), binned by the upper rule, `<cls>` first with
         the padding value.
 
+        Parameters
+        ----------
+        counts
+            Values of the genes `gene_ids`, without stored zeros, shape (n_cells, n_genes), CSR.
+        include_zero
+            Take all genes.
+
         References
         ----------
         Cui et al. 2024, doi:10.1038/s41592-024-02201-0, Methods, "Input embeddings".
@@ -99,18 +106,8 @@ class CellEncoder:
             seed=self.seed,
         )
 
-    def encode(self, counts: csr_matrix) -> np.ndarray:
-        """Return the vectors of a block of cells, shape (n_cells, D), float32, each of length 1.
-
-        Parameters
-        ----------
-        counts
-            Values of the genes `gene_ids`, without stored zeros, CSR.
-        """
-        return self.encode_tokens(self.tokens(counts))
-
-    def encode_tokens(self, cells: TokenizedCells) -> np.ndarray:
-        """Return the vectors of tokenised cells, shape (n_cells, D), float32, each of length 1.
+    def encode(self, cells: TokenizedCells) -> np.ndarray:
+        """Return the vectors of cells, shape (n_cells, D), float32, each of length 1.
 
         Raises
         ------

@@ -19,6 +19,7 @@ from scgpt.library.h5ad import FileMatrix, open_h5ad, write_with_embedding
 from scgpt.library.inputs import blocks, scan
 from scgpt.library.matching import match_genes
 from scgpt.library.models import as_model
+from scgpt.library.prefetch import one_ahead
 from scgpt.library.progress import cell_bar
 from scgpt.training.determinism import isolated_torch
 
@@ -140,11 +141,11 @@ def _encode_chunks(
     progress: bool,
 ) -> None:
     with cell_bar(matrix.n_cells, "embed", show=progress, done=rows.n_done) as bar:
-        for start, stop in blocks(matrix.n_cells, chunk_size):
-            if stop <= rows.n_done:
-                continue
-            rows.append(encoder.encode(match.select(matrix.block(start, stop))))
-            bar.update(stop - start)
+        chunks = [chunk for chunk in blocks(matrix.n_cells, chunk_size) if chunk[1] > rows.n_done]
+        read = one_ahead(lambda chunk: encoder.tokens(match.select(matrix.block(*chunk))), chunks)
+        for cells in read:
+            rows.append(encoder.encode(cells))
+            bar.update(len(cells))
 
 
 class _Rows:

@@ -165,13 +165,34 @@ class Metric(Part):
     high: float | None = None
 
 
+class CountCheck(Part):
+    """A count against the published one; `agrees` is None where the two cannot be compared."""
+
+    count: str
+    found: Count
+    expected: Count
+    agrees: bool | None = None
+
+
+class SourceFile(Part):
+    """A file that was fetched, and where it came from."""
+
+    name: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: Count = None
+    url: Text = ""
+
+
 class Dataset(Part):
-    """A data set as used."""
+    """A data set as used.
+
+    `split` names the number of cells of each subset that the data set itself divides.
+    """
 
     name: str
     title: str
-    n_cells: int
-    n_genes: int
+    n_cells: Count
+    n_genes: Count
     n_types: Count = None
     n_batches: Count = None
     simulated: bool = False
@@ -179,6 +200,11 @@ class Dataset(Part):
     licence: str
     reference: str = ""
     warnings: tuple[str, ...] = ()
+    checks: tuple[CountCheck, ...] = ()
+    files: tuple[SourceFile, ...] = ()
+    split: dict[str, int] = {}
+    split_sha256: Text = ""
+    notes: tuple[str, ...] = ()
 
 
 class InputFile(Part):
@@ -270,18 +296,35 @@ class ReportContext(Part):
         return self
 
 
-def checked(context: dict[str, Any] | ReportContext) -> ReportContext:
+class CardsContext(Part):
+    """The page of data cards: everything that a scale prepares."""
+
+    title: str
+    scale: Scale
+    date: str
+    datasets: tuple[Dataset, ...]
+    knowledge: tuple[Dataset, ...] = ()
+
+
+def checked(context: dict[str, Any] | Part, model: type[Part] = ReportContext) -> Part:
     """Return the typed context.
+
+    Parameters
+    ----------
+    context
+        The mapping, or the typed context already.
+    model
+        What it must be.
 
     Raises
     ------
     ContractError
         Naming every key that is missing, unknown or of the wrong kind.
     """
-    if isinstance(context, ReportContext):
+    if isinstance(context, model):
         return context
     try:
-        return ReportContext.model_validate(context)
+        return model.model_validate(context)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, problem['loc'])) or 'context'}: {problem['msg']}"

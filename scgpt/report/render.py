@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scgpt.report import format as show
-from scgpt.report.context import checked
+from scgpt.report.context import CardsContext, checked
 from scgpt.report.view import OUTCOME_WORDS, ROLE_WORDS, view_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,23 @@ def render(context: dict[str, Any] | ReportContext) -> str:
         interval=show.interval,
         missing=show.MISSING,
     )
+
+
+def render_cards(context: dict[str, Any]) -> str:
+    """Return the page of data cards as HTML.
+
+    Parameters
+    ----------
+    context
+        See `scgpt.report.context.CardsContext`.
+
+    Raises
+    ------
+    ContractError
+        If the context does not have the described form.
+    """
+    page = checked(context, CardsContext)
+    return _environment().get_template("cards.html.j2").render(page=page)
 
 
 def _environment() -> Environment:

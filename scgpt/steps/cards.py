@@ -1,4 +1,4 @@
-"""Parts of a data card: counts against the published ones, and the division into subsets."""
+"""Data cards: counts against the published ones, divisions, and how the report shows them."""
 
 from __future__ import annotations
 
@@ -52,4 +52,36 @@ def split_card(obs: pd.DataFrame) -> dict[str, Any]:
     return {
         "sizes": {str(name): int(n) for name, n in sizes.items()},
         "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
+
+
+def card_context(name: str, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card of a data set or knowledge base as the report takes it.
+
+    See `scgpt.report.context.Dataset`; the notes are left to the caller.
+    """
+    found, split = card["found"], card.get("split") or {}
+    is_twin = card.get("twin", False)
+    return {
+        "name": name,
+        "title": card["title"],
+        "n_cells": found.get("n_cells"),
+        "n_genes": found.get("n_genes"),
+        "n_types": found.get("n_cell_types"),
+        "n_batches": found.get("n_batches"),
+        "simulated": is_twin or card.get("kind") == "simulated",
+        "source": card["source"],
+        "licence": card["license"],
+        "reference": card["reference"],
+        "warnings": card["warnings"],
+        "checks": [
+            {**row, "count": row["count"].removeprefix("n_").replace("_", " ")}
+            for row in card.get("checks", [])
+        ],
+        "files": [
+            {"name": key, "sha256": f["sha256"], "size_bytes": f["size"], "url": f["url"]}
+            for key, f in card.get("files", {}).items()
+        ],
+        "split": split.get("sizes", {}),
+        "split_sha256": split.get("sha256", ""),
     }

@@ -48,6 +48,8 @@ def run(spec: dict[str, Any], *, raw: Path, record: Path, output: Path, card: Pa
         {
             **{key: spec[key] for key in ("title", "form", "reference", "license", "notes")},
             "twin": spec["twin"],
+            "source": f"{'simulated twin of a download' if spec['twin'] else 'download'}: "
+            f"{spec['reader']}",
             "files": read_json(record)["files"],
             "found": found,
             "checks": checks,

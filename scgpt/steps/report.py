@@ -14,6 +14,7 @@ from scgpt.files import read_json, write_text
 from scgpt.metrics.registry import metrics_of
 from scgpt.report.images import data_uri
 from scgpt.report.render import render
+from scgpt.steps.cards import card_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ def run(spec: dict[str, Any], *, results: Path, output: Path) -> None:
         "methods": spec["methods"],
         "costs": _costs(spec, results),
         "metrics": _metrics(spec),
-        "datasets": [_dataset(name, card) for name, card in cards.items()],
+        "datasets": [card_context(name, card) for name, card in cards.items()],
         "provenance": _provenance(spec, cards),
         "deviations": spec["deviations"],
         "notes": [note for card in cards.values() for note in card["notes"]]
@@ -128,23 +129,6 @@ def _bounds(bounds: tuple[float, float]) -> dict[str, float | None]:
     return {"low": low, "high": high}
 
 
-def _dataset(name: str, card: dict[str, Any]) -> dict[str, Any]:
-    found = card["found"]
-    return {
-        "name": name,
-        "title": card["title"],
-        "n_cells": found["n_cells"],
-        "n_genes": found["n_genes"],
-        "n_types": found["n_cell_types"],
-        "n_batches": found["n_batches"],
-        "simulated": card["kind"] == "simulated",
-        "source": card["source"],
-        "licence": card["license"],
-        "reference": card["reference"],
-        "warnings": card["warnings"],
-    }
-
-
 def _provenance(spec: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     git = provenance.git_commit()
     return {
@@ -160,6 +144,11 @@ def _provenance(spec: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[
                 "size_bytes": card["size_bytes"],
             }
             for name, card in cards.items()
+        ]
+        + [
+            {"name": f"raw/{name}/{key}", "sha256": file["sha256"], "size_bytes": file["size"]}
+            for name, card in cards.items()
+            for key, file in card.get("files", {}).items()
         ],
     }
 

@@ -69,6 +69,6 @@ def test_stored_tokens_give_the_official_cell_embedding():
         encoder = CellEncoder(model, np.arange(3, dtype=np.int32), batch_size=batch_size)
         found = encoder.cell_embeddings(cells)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-        found = encoder.encode_tokens(cells)
+        found = encoder.encode(cells)
         unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
         np.testing.assert_allclose(found, unit, rtol=0, atol=TOLERANCE)

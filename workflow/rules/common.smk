@@ -79,6 +79,14 @@ def raw_flags(wildcards):
     return f"--raw {folder} --record {records[0]}"
 
 
+def card_files(wildcards):
+    """The cards of all data sets and knowledge bases that the scale prepares."""
+    current = plan(wildcards)
+    names = [f"datasets/{name}" for name in current.prepared]
+    names += [f"knowledge/{name}" for name in current.catalogue.knowledge()]
+    return [f"results/{wildcards.scale}/{name}.json" for name in names]
+
+
 def method_inputs(wildcards):
     """The truth, for positive controls alone; the record of a fetched checkpoint, if it has one."""
     folder = "results/{scale}/{task}/{dataset}/{split}".format(**wildcards)

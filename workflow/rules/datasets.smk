@@ -4,7 +4,7 @@ Inputs: config/datasets.yaml, config/knowledge.yaml.
 Outputs: results/raw/{resource}/ (public files, shared by all scales) or, at a scale that rehearses
 with twins, results/{scale}/twins/{resource}/ and results/{scale}/raw/{resource}/, each with a
 record {resource}.json; results/{scale}/datasets/{dataset}.h5ad (C1) and its card {dataset}.json;
-results/{scale}/knowledge/{knowledge}.tsv and its card.
+results/{scale}/knowledge/{knowledge}.tsv and its card; results/{scale}/data_cards.html.
 
 The records are what the rules declare, not the folders: Snakemake deletes the outputs of a failed
 job, and an interrupted download must stay to be continued.
@@ -136,10 +136,27 @@ rule knowledge:
         " 2> {log:q}"
 
 
+rule data_cards:
+    input:
+        card_files,
+    output:
+        "results/{scale}/data_cards.html",
+    log:
+        "results/{scale}/data_cards.log",
+    conda:
+        "../../envs/python.yaml"
+    params:
+        spec=lambda wildcards: plan(wildcards).cards_spec(),
+        results="results/{scale}",
+        code=lambda wildcards: plan(wildcards).code("data_cards"),
+    shell:
+        "python -m scgpt data-cards"
+        " --spec {params.spec:q}"
+        " --results {params.results:q}"
+        " --output {output:q}"
+        " 2> {log:q}"
+
+
 rule datasets:
     input:
-        [f"results/{PLAN.scale}/datasets/{name}.h5ad" for name in PLAN.prepared],
-        [
-            f"results/{PLAN.scale}/knowledge/{name}.tsv"
-            for name in PLAN.catalogue.knowledge()
-        ],
+        f"results/{PLAN.scale}/data_cards.html",

@@ -1,0 +1,103 @@
+"""Data cards say what was found, what was published, and where the two differ."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from scgpt.errors import ContractError
+from scgpt.report.render import render_cards
+from scgpt.steps.cards import card_context, compare, split_card
+
+EXPECTED = {"n_cells": 100, "n_genes": 50, "n_batches": None, "source": "doi:10.1/x"}
+
+
+def test_difference_is_a_warning_with_both_numbers():
+    rows, warnings = compare({"n_cells": 99, "n_genes": 50}, EXPECTED, comparable=True)
+    assert rows == [
+        {"count": "n_cells", "found": 99, "expected": 100, "agrees": False},
+        {"count": "n_genes", "found": 50, "expected": 50, "agrees": True},
+    ]
+    assert warnings == ["n_cells: found 99, expected 100 (doi:10.1/x)"]
+
+
+def test_thinned_sets_and_twins_are_not_compared():
+    rows, warnings = compare({"n_cells": 99, "n_genes": 50}, EXPECTED, comparable=False)
+    assert [row["agrees"] for row in rows] == [None, None]
+    assert warnings == []
+
+
+def test_count_that_cannot_be_made_is_a_difference():
+    rows, warnings = compare({"n_cells": None}, {"n_cells": 100}, comparable=True)
+    assert rows[0]["agrees"] is False
+    assert len(warnings) == 1
+
+
+def test_digest_of_a_division_depends_on_cells_not_on_their_order():
+    obs = pd.DataFrame({"subset": ["reference", "query", "query"]}, index=["a", "b", "c"])
+    card, turned = split_card(obs), split_card(obs[::-1])
+    assert card == turned
+    assert card["sizes"] == {"query": 2, "reference": 1}
+    other = obs.assign(subset=["query", "reference", "query"])
+    assert split_card(other)["sha256"] != card["sha256"]
+
+
+def card(**changes):
+    return {
+        "title": "A <set>",
+        "kind": "download",
+        "twin": False,
+        "source": "download: reader",
+        "license": "CC BY 4.0",
+        "reference": "10.1000/abc",
+        "notes": ["A note."],
+        "warnings": ["n_cells: found 1, expected 2 (x)"],
+        "found": {"n_cells": 1, "n_genes": 5, "n_cell_types": 2, "n_batches": 1},
+        "checks": [{"count": "n_cells", "found": 1, "expected": 2, "agrees": False}],
+        "files": {"a.h5ad": {"sha256": "a" * 64, "size": 12345, "url": "https://x.org/a"}},
+        "split": {"sizes": {"reference": 1}, "sha256": "b" * 64},
+    } | changes
+
+
+def page(*cards):
+    return {
+        "title": "Data cards",
+        "scale": {"name": "tiny", "description": "Small."},
+        "date": "today",
+        "datasets": [
+            {**card_context(f"set{i}", each), "notes": each["notes"]}
+            for i, each in enumerate(cards)
+        ],
+    }
+
+
+def test_page_shows_everything_a_reader_asks_for():
+    html = render_cards(page(card()))
+    for text in (
+        "A &lt;set&gt;",
+        "CC BY 4.0",
+        "https://doi.org/10.1000/abc",
+        "A note.",
+        "Warning: n_cells: found 1, expected 2 (x)",
+        "a" * 16,
+        "12,345",
+        "https://x.org/a",
+        "reference 1 cells",
+        "cells",
+    ):
+        assert text in html, text
+    assert "Simulated." not in html
+    assert "<script" not in html
+
+
+def test_twins_are_marked_and_cards_without_files_are_fine():
+    html = render_cards(page(card(twin=True), card(kind="simulated", files={}, split=None)))
+    assert html.count("Simulated.") == 2
+    assert html.count("Files fetched") == 1
+
+
+def test_wrong_context_is_refused():
+    wrong = page(card())
+    wrong["datasets"][0]["checks"] = [{"count": "x"}]
+    with pytest.raises(ContractError, match=r"datasets\.0\.checks\.0\.found: Field required"):
+        render_cards(wrong)
