@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -99,6 +100,27 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
+def same_gradients(
+    found: dict[str, Tensor], expected: dict[str, Tensor], *, typical: float, worst: float
+) -> str:
+    """Say how far gradients are apart, and end the program if that is too far.
+
+    Parameters
+    ----------
+    found, expected
+        Gradients by the name of the tensor.
+    typical, worst
+        What the median and the largest relative difference may be.
+    """
+    odd = sorted(found.keys() ^ expected.keys())
+    require(condition=not odd, problem=f"only one of them has gradients of {odd}")
+    errors = {name: relative(found[name], expected[name]) for name in expected}
+    name, middle = max(errors, key=errors.__getitem__), float(np.median(list(errors.values())))
+    text = f"gradients of {len(errors)} tensors {middle:.1e}, at most {errors[name]:.1e} ({name})"
+    require(condition=middle <= typical and errors[name] <= worst, problem=text)
+    return text
+
+
 def cosine_of(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Return the cosine between two sets of tensors, each taken as one long vector."""
     flat = [
@@ -119,3 +141,23 @@ def show(measured: dict[str, Measured], *, tokens: int | None = None) -> None:
             f"  {name:<28}{1e3 * typical:>9.1f}{rate:>10}{np.median(ratios):>9.2f}x"
             f"{ratios.min():>10.2f}{ratios.max():>10.2f}{one.peak / 2**20:>10,.0f}"
         )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the device computes in bf16, rather than imitating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    abilities = torch.cpu.get_capabilities()
+    return any(abilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def step(
+    loss: Callable[[], Tensor],
+    autocast: Callable[[], AbstractContextManager],
+    finish: Callable[[], None],
+) -> None:
+    """Forward under `autocast`, backward, then whatever finishes the step."""
+    with autocast():
+        value = loss()
+    value.backward()
+    finish()

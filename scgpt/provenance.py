@@ -34,6 +34,16 @@ PACKAGES = (
 )
 
 
+def run_steps_in_this_python() -> None:
+    """Let `python` in shell commands be the one that runs now.
+
+    Snakemake is often called by its path, without activating the environment that it stands in.
+    """
+    folder = str(Path(sys.executable).parent)
+    if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+
+
 def code_digest(*entries: str) -> str:
     """Digest the code that entry points run: their modules and all in-package imports.
 

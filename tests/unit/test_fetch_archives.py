@@ -47,7 +47,7 @@ def tar_entry(name, kind, target=""):
 FORMATS = {
     "zip": zipped,
     "tar": tarred,
-    "tar.gz": lambda files: gzip.compress(tarred(files)),
+    "tar.gz": lambda files: gzip.compress(tarred(files), mtime=0),
     "tar.bz2": lambda files: bz2.compress(tarred(files)),
     "tar.xz": lambda files: lzma.compress(tarred(files)),
 }
@@ -110,7 +110,7 @@ def test_single_compressed_file(desk, name, pack):
 
 
 def test_archives_in_archives(desk):
-    deepest = gzip.compress(tarred(FILES))
+    deepest = gzip.compress(tarred(FILES), mtime=0)
     outer = zipped({"d/ms.zip": zipped({"ms/t.csv": b"1", "deep.tar.gz": deepest}), "top": b"2"})
     wanted = ["d/ms.zip#ms/t.csv", "d/ms.zip#deep.tar.gz#a/one.txt", "top"]
     paths = desk.unpack(outer, members=wanted)
@@ -161,7 +161,7 @@ def test_bomb_is_stopped_at_the_bound(desk, form):
 
 
 def test_gzip_bomb(desk):
-    desk.refuses(gzip.compress(b"\0" * 5_000_000), "unpacks to more than", name="x.csv.gz")
+    desk.refuses(gzip.compress(b"\0" * 5_000_000, mtime=0), "unpacks to more than", name="x.csv.gz")
 
 
 def test_zip_that_lies_about_its_sizes(desk):

@@ -201,14 +201,14 @@ def test_web_page_with_status_200_is_never_data(server, desk):
     ("name", "body"),
     [
         ("t.csv", PAGE),
-        ("t.tsv.gz", gzip.compress(PAGE)),
+        ("t.tsv.gz", gzip.compress(PAGE, mtime=0)),
         ("t.zip", b'{"message": "not found"}'),
         ("t.csv", b'{"message": "not found"}'),
         ("t.json", PAGE),
         ("t.mtx", b"1 2 3\n"),
         ("t.bin", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"),
         ("t.npz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
-        ("t.h5ad.gz", gzip.compress(b"gene,cell\n")),
+        ("t.h5ad.gz", gzip.compress(b"gene,cell\n", mtime=0)),
         ("t.h5ad", b""),
         ("t.csv.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + b"\xff" * 100),
     ],
@@ -303,7 +303,7 @@ def test_wrong_content_length_is_a_truncated_body(server, desk, promise):
 
 
 def test_body_without_length_is_checked_for_its_end(server, desk):
-    whole = gzip.compress(b"gene,cell\n" * 10_000)
+    whole = gzip.compress(b"gene,cell\n" * 10_000, mtime=0)
     url = server.add("/f", whole[:-50], length=False)
     desk.fails(url, name="t.csv.gz", match="damaged or cut off")
     server.add("/f", whole, length=False)
@@ -355,7 +355,7 @@ def test_closed_port_is_told(desk):
 
 def test_encoding_on_the_way_is_undone_but_stored_gzip_is_kept(server, desk):
     text = b"gene,cell\n" * 1000
-    packed = gzip.compress(text)
+    packed = gzip.compress(text, mtime=0)
     url = server.add("/f", packed, headers={"Content-Encoding": "gzip"})
     assert desk.fetch(url, name="t.csv") == text
     assert desk.fetch(url, name="t.csv.gz") == packed

@@ -163,7 +163,7 @@ def test_full_disk_while_unpacking(small_disk, tmp_path):
     from scgpt.errors import DownloadError
 
     archive = tmp_path / "x.csv.gz"
-    archive.write_bytes(gzip.compress(b"0," * 2_000_000))
+    archive.write_bytes(gzip.compress(b"0," * 2_000_000, mtime=0))
     with pytest.raises(DownloadError, match="no room left on the disk"):
         unpack(archive, small_disk / "out", max_bytes=10**9, max_members=10)
     assert list(small_disk.iterdir()) == []

@@ -3,22 +3,18 @@
 Inputs: the merged configuration. Outputs: `PLAN` (the scale asked for), `plan(wildcards)`.
 """
 
-import os
 import sys
 from functools import lru_cache
-from pathlib import Path
 
-# The package stands beside the Snakefile, and the steps run in this very Python: also when
-# snakemake was called by its path, without activating the environment.
-sys.path.insert(0, workflow.basedir)
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
+sys.path.insert(0, workflow.basedir)  # the package stands beside the Snakefile
 
 from scgpt.benchmark import Plan
 from scgpt.config import parse_config
 from scgpt.errors import ConfigError
+from scgpt.provenance import run_steps_in_this_python
 from snakemake.exceptions import WorkflowError
+
+run_steps_in_this_python()
 
 
 def _checked_plan():
@@ -40,6 +36,10 @@ def plan_of(scale):
 
 def plan(wildcards):
     return plan_of(wildcards.scale)
+
+
+def twin_folder(wildcards):
+    return f"results/{wildcards.scale}/twins/{wildcards.resource}"
 
 
 def one_of(names):

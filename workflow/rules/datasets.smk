@@ -68,7 +68,7 @@ rule fetch_twin:
         "../../envs/python.yaml"
     params:
         spec=lambda wildcards: plan(wildcards).catalogue.fetch_spec(wildcards.resource),
-        twin="results/{scale}/twins/{resource}",
+        twin=twin_folder,
         folder="results/{scale}/raw/{resource}",
         code=lambda wildcards: plan(wildcards).code("fetch"),
     shell:
