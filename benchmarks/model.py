@@ -57,16 +57,14 @@ TRAINING = TrainingConfig()
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    device = options.device
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(
         f"{options.layers} layers x {options.d_model}, {options.batch} cells x {options.length} "
-        f"tokens, vocabulary {options.vocabulary:,}, {where}, {options.threads} thread(s), "
+        f"tokens, vocabulary {options.vocabulary:,}, {options.device}, {options.threads} threads, "
         f"{options.repeats} rounds, PyTorch {torch.__version__}"
     )
     if not options.bf16:
         print("bf16: left out, as asked for or because this processor does not compute in it")
-    with isolated_torch(device, threads=options.threads):
+    with isolated_torch(options.device, threads=options.threads):
         torch.manual_seed(0)
         finetuning(options)
         for share in UNKNOWN_SHARES:

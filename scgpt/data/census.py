@@ -109,7 +109,7 @@ def _partitions(client: Any, folder: Path, version: str, where: str) -> Iterator
                 )
                 adata.obs_names = adata.obs["soma_joinid"].astype(str).to_numpy()
                 adata.var_names = adata.var["feature_id"].astype(str).to_numpy()
-                part = path.with_suffix(".part")
+                part = path.with_name(f"{path.name}.part")
                 adata.write_h5ad(part, compression="gzip", compression_opts=1)
                 part.replace(path)
             yield path
@@ -118,6 +118,6 @@ def _partitions(client: Any, folder: Path, version: str, where: str) -> Iterator
 def _join(parts: list[Path], target: Path) -> None:
     from anndata.experimental import concat_on_disk
 
-    part = target.with_name(f".{target.name}.joined")
+    part = target.with_name(f".joined-{target.name}")  # the suffix tells anndata the format
     concat_on_disk([str(path) for path in parts], str(part), join="outer", merge="first")
     part.replace(target)

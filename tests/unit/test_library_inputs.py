@@ -137,6 +137,15 @@ def test_unnamed_novel_genes_do_not_matter_until_they_hold_much_of_the_counts(mo
         scgpt.embed(with_novel(400), model)
 
 
+def test_ensembl_ids_of_which_many_counts_have_no_symbol_are_no_mixture(model):
+    # The user has said with min_matched that so few genes are meant.
+    cells = toy_cells(6)
+    cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
+    symbols = dict(zip(cells.var_names[:40], SYMBOLS[:40], strict=True))
+    scgpt.embed(cells, model, gene_symbols=symbols, min_matched=0.3)
+    assert cells.uns["X_scgpt"]["n_genes_matched"] == 40
+
+
 def test_sums_of_logarithms_are_refused(model):
     cells = dense(logged)
     cells.var_names = [*SYMBOLS[:-1], SYMBOLS[0]]
@@ -193,7 +202,7 @@ def test_values_are_checked_in_every_block(model, monkeypatch):
     with pytest.raises(DataError, match="first in cell 'cell007'"):
         scgpt.embed(dense(put(np.nan, row=7)), model)
     with pytest.raises(DataError, match="1 values that are not whole numbers"):
-        scgpt.embed(dense(put(0.5, row=7)), model)
+        scgpt.embed(dense(put(0.5, row=1)), model)
     with pytest.raises(DataError, match="1 of 8 cells.*cell004"):
         scgpt.embed(dense(lambda cells: cells.X.__setitem__(4, 0)), model)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scgpt.data.readers.perturbation import perturbed_genes, read_gears
+from scgpt.data.readers.perturbation import perturbed_genes, read_gears, read_scperturb
 from scgpt.data.twins import perturbation
 from scgpt.errors import DataError
 
@@ -114,6 +114,24 @@ def test_ranking_of_the_file_is_kept_by_symbol(silenced):
     assert table.shape == (12, 20)
     assert set(table.index) == set(perturbed_genes(adata.obs["condition"]))
     assert all(gene in table.loc[gene].to_numpy()[:3] for gene in table.index)
+
+
+def test_counts_of_scperturb_are_those_behind_the_file_of_gears(activated):
+    import anndata
+
+    folder, adata = activated
+    counts = read_scperturb(folder, file="NormanWeissman2019_filtered.h5ad")
+    assert counts.uns["value_kind"] == "counts"
+    (warning,) = counts.uns["warnings"]
+    n_unlabelled = adata.n_obs - counts.n_obs
+    assert warning == f"{n_unlabelled} cells without a label left out"
+    assert 0 < n_unlabelled < 20
+    assert counts.obs["batch"].nunique() == 3
+    same = adata[adata.obs_names.str[:10].isin(counts.obs_names.str[:10])]
+    assert same.obs["condition"].tolist() == counts.obs["condition"].tolist()
+    raw = anndata.read_h5ad(folder / "perturb_processed.h5ad").layers["counts"]
+    kept = np.flatnonzero(adata.obs_names.str[:10].isin(counts.obs_names.str[:10]))
+    assert (raw[kept] != counts.X).nnz == 0
 
 
 def test_wrong_cell_line_is_mended(activated, tmp_path):

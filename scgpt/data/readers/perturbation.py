@@ -70,6 +70,57 @@ def read_gears(
     return adata
 
 
+def read_scperturb(files: Path, *, file: str, cell_type: str | None = None) -> AnnData:
+    """Read a data set in the columns of scPerturb: counts of all genes.
+
+    Parameters
+    ----------
+    files
+        Folder of the downloaded files.
+    file
+        Name of the file in it.
+    cell_type
+        The cell line, where the file does not name it.
+
+    Returns
+    -------
+    Counts; `condition` as in `read_gears`. Cells without a perturbation label are left out.
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+
+    References
+    ----------
+    Peidli et al., Nat Methods 2024, doi:10.1038/s41592-023-02144-y.
+    """
+    path = files / file
+    source = open_h5ad(path)
+    written = column_of(source.obs, "perturbation", where=str(path))
+    known = written.notna().to_numpy()
+    # Genes that are perturbed together are joined by an underscore here.
+    names = [condition_name(str(name).replace("_", "+")) for name in written[known]]
+    obs = pd.DataFrame({"condition": names}, index=source.obs_names[known])
+    batch = column_of(source.obs, ["gem_group", "batch"], where=str(path), optional=True)
+    if batch is not None:
+        obs["batch"] = batch[known].astype(str).to_numpy()
+    line = column_of(source.obs, ["cell_line", "celltype"], where=str(path), optional=True)
+    if cell_type is not None or line is not None:
+        obs["cell_type"] = cell_type or line[known].astype(str).to_numpy()
+    symbols = names_of(source.var, ["gene_name", "gene_symbol", "index"])
+    notes = _unmeasured(obs["condition"], symbols)
+    notes += [f"{(~known).sum()} cells without a label left out"] * (not known.all())
+    return data_set(
+        source.X[known],
+        obs,
+        symbols,
+        gene_ids=names_of(source.var, ["ensembl_id", "ensemble_id", "gene_id", "index"]),
+        value_kind="counts",
+        warnings=notes,
+    )
+
+
 def perturbed_genes(conditions: pd.Series) -> list[str]:
     """Return every gene that is perturbed in some condition, sorted."""
     names = set(conditions.astype(str)) - {CONTROL}

@@ -1,4 +1,4 @@
-"""Write a Perturb-seq set as the processed file of GEARS, with its columns and gene lists."""
+"""Write a Perturb-seq set as the processed file of GEARS, and as the counts of scPerturb."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgpt.data.preprocess import lognormalise
+from scgpt.data.twins.formats import write_h5ad
 from scgpt.data.twins.world import ensembl_ids
 
 if TYPE_CHECKING:
@@ -62,6 +63,41 @@ def write_gears(
     adata = anndata.AnnData(values, obs=obs, var=var, layers={"counts": counts})
     adata.uns = _gene_lists(values, np.asarray(full), np.asarray(conditions), identifiers)
     adata.write_h5ad(path, compression="gzip")
+
+
+def write_scperturb(
+    path: Path,
+    counts: csr_matrix,
+    genes: Sequence[str],
+    conditions: Sequence[str],
+    *,
+    cell_type: str,
+    lanes: np.ndarray,
+) -> None:
+    """Write counts with the columns of scPerturb; a few cells have no label.
+
+    Parameters
+    ----------
+    path, counts, genes, conditions, cell_type
+        As in `write_gears`.
+    lanes
+        Lane of the machine that each cell was in.
+    """
+    parts = [[gene for gene in name.split("+") if gene != "ctrl"] for name in conditions]
+    names = pd.Series(["_".join(genes_of) or "control" for genes_of in parts], dtype=object)
+    names[np.arange(len(names)) % 97 == 5] = None
+    obs = pd.DataFrame(
+        {
+            "perturbation": names.astype("category").to_numpy(),
+            "gem_group": lanes + 1,
+            "cell_line": pd.Categorical([cell_type] * len(names)),
+            "nperts": [len(genes_of) for genes_of in parts],
+        },
+        index=[f"CELL{i:06d}-{lane + 1}" for i, lane in enumerate(lanes)],
+    )
+    obs["perturbation"] = obs["perturbation"].astype("category")
+    var = pd.DataFrame({"ensembl_id": ensembl_ids(genes)}, index=list(genes))
+    write_h5ad(path, counts, obs, var)
 
 
 def _gene_lists(

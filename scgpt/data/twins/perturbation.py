@@ -17,7 +17,7 @@ from scgpt.data.count_model import CountModel, Term, library_sizes, one_hot, spa
 from scgpt.data.gene_symbols import gene_symbols
 from scgpt.data.keys import name_keys
 from scgpt.data.twins import world
-from scgpt.data.twins.gears_files import write_gears
+from scgpt.data.twins.gears_files import write_gears, write_scperturb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 CONTROL = "ctrl"
+SCPERTURB_FILES = {
+    "norman": "NormanWeissman2019_filtered.h5ad",
+    "replogle K562": "ReplogleWeissman2022_K562_essential.h5ad",
+}
 # Genes of the published screens, programmes and regulators first.
 SCREENED = (
     "BHLHE40 DDIT3 CREB1 SPI1 EP300 SNAI1 HSPA5 ATF4 ATF6 XBP1 ERN1 EIF2AK3 SEL1L CALR HERPUD1 "
@@ -153,10 +157,13 @@ def _write(
     conditions = [CONTROL] * n_control + [c for c in screen.conditions for _ in range(n_cells)]
     rng = np.random.default_rng([*words, 1])
     conditions = [conditions[i] for i in rng.permutation(len(conditions))]
-    counts = _sample(effects, genes, conditions, screen, words)
+    counts, lanes = _sample(effects, genes, conditions, screen, words)
     write_gears(
         folder / "perturb_processed.h5ad", counts, genes, conditions, cell_type=screen.cell_type
     )
+    if name in SCPERTURB_FILES:
+        path = folder / SCPERTURB_FILES[name]
+        write_scperturb(path, counts, genes, conditions, cell_type="K562", lanes=lanes)
     table = pd.DataFrame(effects.effects, columns=genes)
     table.insert(0, "condition", effects.names)
     world.write_truth(folder, {"effects": table, "edges": edges})
@@ -192,7 +199,8 @@ def perturbation_effects(screen: Screen, genes: list[str], seed: int) -> tuple[T
 
 def _sample(
     effects: Term, genes: list[str], conditions: list[str], screen: Screen, words: list[int]
-) -> csr_matrix:
+) -> tuple[csr_matrix, np.ndarray]:
+    """Return the counts, and the lane of the machine that each cell was in."""
     rng = np.random.default_rng([*words, 2])
     n_genes, n_cells = len(genes), len(conditions)
     baseline = rng.normal(0, 1.0, n_genes)
@@ -213,13 +221,11 @@ def _sample(
         if condition != CONTROL:
             weights[cell, row[condition]] = 1
     lanes = rng.integers(0, 3, n_cells)
-    return model.sample(
-        {
-            "condition": weights,
-            "lane": one_hot(lanes, 3),
-            "state": rng.normal(size=(n_cells, 2)),
-        },
+    states = rng.normal(size=(n_cells, 2))
+    counts = model.sample(
+        {"condition": weights, "lane": one_hot(lanes, 3), "state": states},
         library_sizes=library_sizes(rng, np.full(n_cells, 4.0 * n_genes), log_scale=0.3),
         batches=lanes,
         seed=[*words, 3],
     )
+    return counts, lanes
