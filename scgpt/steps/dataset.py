@@ -56,12 +56,14 @@ def run(
     check = check_counts if value_kind == "counts" else check_lognorm
     check(adata.X, cell_names=adata.obs_names, gene_names=adata.var_names)
     warnings = list(adata.uns.get("warnings", ()))
+    whole = adata.shape
     adata = limit(adata, **spec["limits"])
     adata.obs = adata.obs[[name for name in KEPT if name in adata.obs]].copy()
     for name in adata.obs:
         adata.obs[name] = adata.obs[name].astype("category").cat.remove_unused_categories()
     files = {} if record is None else read_json(record)["files"]
-    description = describe(adata, spec, warnings=warnings, files=files)
+    is_limited = adata.shape != whole
+    description = describe(adata, spec, limited=is_limited, warnings=warnings, files=files)
     adata.uns = {name: adata.uns[name] for name in KEPT_TABLES if name in adata.uns}
     write_h5ad(adata, output, contracts.DATASET, dataset=spec["dataset"], value_kind=value_kind)
     written = {
@@ -96,6 +98,7 @@ def describe(
     adata: AnnData,
     spec: dict[str, Any],
     *,
+    limited: bool,
     warnings: Sequence[str] = (),
     files: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -107,6 +110,8 @@ def describe(
         The data set as it will be written.
     spec
         As in `run`.
+    limited
+        Whether the scale left out cells or genes, so that counts cannot be compared.
     warnings
         What the reader had to say.
     files
@@ -124,7 +129,6 @@ def describe(
     for subset in ("reference", "query"):
         is_known = "subset" in adata.obs
         found[f"n_{subset}"] = int((adata.obs["subset"] == subset).sum()) if is_known else None
-    limited = any(value is not None for value in spec["limits"].values())
     is_twin = spec.get("twin", False)
     checks, differences = compare(found, spec["expected"], comparable=not limited and not is_twin)
     kind = "simulated twin of a download" if is_twin else spec["kind"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import anndata
+import numpy as np
 import pandas as pd
 import pytest
 
 from scgpt.errors import ContractError
+from scgpt.files import read_json, write_json
 from scgpt.report.render import render_cards
+from scgpt.steps import dataset
 from scgpt.steps.cards import card_context, compare, split_card
 
 EXPECTED = {"n_cells": 100, "n_genes": 50, "n_batches": None, "source": "doi:10.1/x"}
@@ -93,7 +97,8 @@ def test_page_shows_everything_a_reader_asks_for():
 def test_twins_are_marked_and_cards_without_files_are_fine():
     html = render_cards(page(card(twin=True), card(kind="simulated", files={}, split=None)))
     assert html.count("Simulated.") == 2
-    assert html.count("Files fetched") == 1
+    assert html.count("served by this machine in place of these addresses") == 1
+    assert "Files fetched" in render_cards(page(card()))
 
 
 def test_wrong_context_is_refused():
@@ -101,3 +106,66 @@ def test_wrong_context_is_refused():
     wrong["datasets"][0]["checks"] = [{"count": "x"}]
     with pytest.raises(ContractError, match=r"datasets\.0\.checks\.0\.found: Field required"):
         render_cards(wrong)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Return a function that runs the step on a small downloaded file and returns its card."""
+    counts = np.random.default_rng(0).poisson(2.0, (30, 12)).astype(np.float32) + 1
+    obs = pd.DataFrame({"type": list("ab") * 15}, index=[f"c{i}" for i in range(30)])
+    var = pd.DataFrame(index=[f"G{i}" for i in range(12)])
+    anndata.AnnData(counts, obs=obs, var=var).write_h5ad(tmp_path / "x.h5ad")
+    entry = {"sha256": "c" * 64, "size": 9, "url": "https://x.org/x.h5ad"}
+    write_json(tmp_path / "raw.json", {"files": {"x.h5ad": entry}})
+
+    def make(**limits):
+        spec = {
+            "dataset": "x",
+            "reader": "scgpt.data.readers.h5ad:read_h5ad_files",
+            "params": {
+                "parts": {"x.h5ad": "reference"},
+                "columns": {"cell_type": "type"},
+                "value_kind": "lognorm",
+            },
+            "limits": {"max_cells": None, "max_genes": None} | limits,
+            "expected": {"n_cells": 30, "n_genes": 13, "n_reference": 31, "source": "the paper"},
+            "kind": "download",
+            "twin": False,
+            "notes": [],
+            **dict.fromkeys(("title", "reference", "license"), "x"),
+        }
+        dataset.run(
+            spec,
+            output=tmp_path / "out.h5ad",
+            card=tmp_path / "card.json",
+            raw=tmp_path,
+            record=tmp_path / "raw.json",
+        )
+        return read_json(tmp_path / "card.json")
+
+    return make
+
+
+def test_step_names_what_differs_from_the_paper(made):
+    card = made()
+    assert card["warnings"] == [
+        "declared lognorm, but the file holds whole numbers: used as counts",
+        "n_genes: found 12, expected 13 (the paper)",
+        "n_reference: found 30, expected 31 (the paper)",
+    ]
+    assert {row["count"]: row["agrees"] for row in card["checks"]} == {
+        "n_cells": True,
+        "n_genes": False,
+        "n_reference": False,
+    }
+    assert card["value_kind"] == "counts"
+    assert card["files"]["x.h5ad"]["url"] == "https://x.org/x.h5ad"
+    assert not card["limited"]
+
+
+def test_limits_that_cut_nothing_do_not_stop_the_comparison(made):
+    assert not made(max_cells=1000)["limited"]
+    cut = made(max_cells=20)
+    assert cut["limited"]
+    assert cut["found"]["n_cells"] == 20
+    assert all(row["agrees"] is None for row in cut["checks"])

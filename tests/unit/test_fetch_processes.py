@@ -178,11 +178,16 @@ def test_interrupt_keeps_the_part_and_nothing_else(server, tmp_path):
         signal.pthread_kill(main, signal.SIGINT)
 
     finger = threading.Thread(target=press_key)
+    # A shell starts background jobs with this signal ignored, and Python keeps it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     finger.start()
     files, lock = {"x.npy": FileSpec(urls=[url])}, tmp_path / "downloads.lock"
-    with pytest.raises(KeyboardInterrupt):
-        fetch(files, tmp_path / "ms", lock=lock, progress=False)
-    finger.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch(files, tmp_path / "ms", lock=lock, progress=False)
+    finally:
+        finger.join()
+        signal.signal(signal.SIGINT, before)
     left = sorted(path.name for path in part.parent.iterdir())
     assert left == ["x.npy.part", "x.npy.part.info"]
     assert not lock.exists()
