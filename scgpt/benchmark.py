@@ -323,7 +323,9 @@ class Plan:
         ConfigError
             With the key path, what was found and the known names.
         """
-        self.catalogue.check(self.datasets())
+        methods = {name for task in self.tasks for name in self.methods(task)}
+        models = {self.config.methods[name].model for name in methods} - {None}
+        self.catalogue.check([*self.datasets(), *sorted(models)])
         for name in self.prepared:
             block = self.config.datasets[name]
             with at(f"datasets.{name}.reader"):

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from scgpt.checks import at, check_parameters
-from scgpt.config import DatasetConfig
+from scgpt.config import DatasetConfig, KnowledgeConfig, ModelConfig
 from scgpt.errors import ConfigError
 from scgpt.files import canonical_json
 from scgpt.static import function_parameters
@@ -124,41 +124,42 @@ class Catalogue:
         spec = {"knowledge": name, "twin": self.is_twin, "expected": block.expected.model_dump()}
         return canonical_json({**spec, **block.model_dump(include=keys)})
 
-    def check(self, datasets: list[str]) -> None:
+    def check(self, needed: list[str]) -> None:
         """Check that everything the scale needs can be had, and the parameters of its twins.
 
         Parameters
         ----------
-        datasets
-            The data sets that the tasks of the scale run.
+        needed
+            The data sets and checkpoints that the tasks of the scale run.
 
         Raises
         ------
         ConfigError
             With the key path, what was found and the known names.
         """
-        for name in dict.fromkeys([*datasets, *self.datasets(), *self.knowledge()]):
-            resource = self.resources.get(name)
-            if resource is None:
-                continue
-            where = f"{'datasets' if isinstance(resource, DatasetConfig) else 'knowledge'}.{name}"
-            if self.is_twin:
-                with at(f"{where}.twin"):
-                    self.twin_spec(name)
-                    known = function_parameters(resource.twin)
-                given = ("folder", "seed")
-                check_parameters(resource.twin_params, known, f"{where}.twin_params", given=given)
-            elif resource.retrieve is not None:
-                with at(f"{where}.retrieve"):
-                    known = function_parameters(resource.retrieve)
-                given = ("folder",)
-                params = resource.retrieve_params
-                check_parameters(params, known, f"{where}.retrieve_params", given=given)
+        for name in dict.fromkeys([*needed, *self.datasets(), *self.knowledge()]):
+            if name in self.resources:
+                self._check_source(name, self.resources[name])
         for name in self.knowledge():
             block = self._config.knowledge[name]
             with at(f"knowledge.{name}.reader"):
                 known = function_parameters(block.reader)
             check_parameters(block.params, known, f"knowledge.{name}.params", given=("files",))
+
+    def _check_source(self, name: str, resource: Resource) -> None:
+        parts = {DatasetConfig: "datasets", KnowledgeConfig: "knowledge", ModelConfig: "models"}
+        where = f"{parts[type(resource)]}.{name}"
+        if self.is_twin:
+            with at(f"{where}.twin"):
+                self.twin_spec(name)
+                known = function_parameters(resource.twin)
+            given = ("folder", "seed")
+            check_parameters(resource.twin_params, known, f"{where}.twin_params", given=given)
+        elif resource.retrieve is not None:
+            with at(f"{where}.retrieve"):
+                known = function_parameters(resource.retrieve)
+            params = resource.retrieve_params
+            check_parameters(params, known, f"{where}.retrieve_params", given=("folder",))
 
     def _resource(self, name: str) -> Resource:
         if name not in self.resources:

@@ -132,12 +132,43 @@ def _reconstruct(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndar
     return np.ndarray.__new__(kind, shape, typecode)
 
 
-FRAMES: Names = {
+def _scalar(kind: np.dtype, data: bytes) -> np.generic:
+    if kind.hasobject or not isinstance(data, bytes):
+        msg = f"scalar of the unexpected type {kind}"
+        raise pickle.UnpicklingError(msg)
+    return np.frombuffer(data, dtype=kind)[0]
+
+
+def _frombuffer(data: bytes, kind: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    if kind.hasobject:
+        msg = f"array of the unexpected type {kind}"
+        raise pickle.UnpicklingError(msg)
+    return np.frombuffer(data, dtype=kind).reshape(shape, order=order)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    # How protocols before 3 write bytes.
+    if encoding != "latin1":
+        msg = f"bytes in the unexpected encoding {encoding}"
+        raise pickle.UnpicklingError(msg)
+    return text.encode(encoding)
+
+
+ARRAYS: Names = {
     **PLAIN,
-    ("builtins", "slice"): slice,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    ("_codecs", "encode"): _encode,
+}
+FRAMES: Names = {
+    **ARRAYS,
+    ("builtins", "slice"): slice,
     ("pandas.core.frame", "DataFrame"): _Frame,
     ("pandas.core.internals", "BlockManager"): _Blocks,
     ("pandas.core.indexes.base", "_new_Index"): _make_index,

@@ -103,6 +103,41 @@ def test_wrong_name_is_explained(raw, path, value, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "models.scgpt_human.twin",
+            None,
+            "models.scgpt_human.twin: 'scgpt_human' has no twin, but",
+        ),
+        ("models.scgpt_human.twin_params", {"x": 1}, "scgpt_human.twin_params.x: unknown key"),
+        ("datasets.myeloid.twin", None, "datasets.myeloid.twin: 'myeloid' has no twin, but scale"),
+        ("knowledge.gene2go.twin", None, "knowledge.gene2go.twin: 'gene2go' has no twin"),
+    ],
+)
+def test_rehearsal_needs_a_twin_of_everything_it_fetches(raw, path, value, message):
+    with pytest.raises(ConfigError) as caught:
+        load(edited(raw, path, value), "rehearsal")
+    assert message in str(caught.value)
+    load(edited(raw, path, value), "paper")
+
+
+def test_names_are_shared_by_everything_that_is_fetched(raw):
+    wrong = edited(raw, "knowledge.adamson", raw["knowledge"]["trrust"])
+    with pytest.raises(
+        ConfigError, match=r"knowledge\.adamson: the name is taken by datasets\.ada"
+    ):
+        load(wrong)
+
+
+def test_parameters_of_a_query_are_checked(raw):
+    wrong = edited(raw, "datasets.census_pancreas.retrieve_params", {"organs": "pancreas"})
+    wrong = edited(wrong, "scales.paper.catalogue", ["census_pancreas"])
+    with pytest.raises(ConfigError, match=r"census_pancreas\.retrieve_params\.organs: unknown key"):
+        load(wrong, "paper")
+
+
 def test_all_problems_are_reported_at_once(raw):
     wrong = edited(raw, "scales.tiny.run.annotation.methods", ["scgtp"])
     wrong = edited(wrong, "datasets.pbmc68k.tasks", ["annotation", "x"])

@@ -84,8 +84,14 @@ def test_lists_and_graph_of_gears(tmp_path):
     assert (itself["weight"] == 1).all()
 
 
-def test_gene_list_may_be_an_array(tmp_path):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_gene_list_may_be_an_array(tmp_path, protocol):
     path = tmp_path / "x.pkl"
+    genes = ["KLF1", "A"]
+    for form in (genes, np.array(genes), np.array(genes, dtype=object), list(np.array(genes))):
+        path.write_bytes(pickle.dumps(form, protocol=protocol))
+        table = read.read_gene_list(tmp_path, file="x.pkl", name="n")
+        assert table["gene"].tolist() == genes
     path.write_bytes(pickle.dumps({"A"}))
     assert read.read_gene_list(tmp_path, file="x.pkl", name="n")["gene"].tolist() == ["A"]
     path.write_bytes(pickle.dumps("ABC"))

@@ -144,7 +144,7 @@ def read_gene_list(files: Path, *, file: str, name: str) -> pd.DataFrame:
     DataError
         If the file is something else.
     """
-    content = restricted_pickle.load(files / file, restricted_pickle.FRAMES)
+    content = restricted_pickle.load(files / file, restricted_pickle.ARRAYS)
     if not isinstance(content, list | tuple | set | np.ndarray) or not all(
         isinstance(g, str) for g in content
     ):
