@@ -19,7 +19,7 @@ import torch
 from scgpt.data.binning import bin_values
 from scgpt.data.tokens import TokenizedCells, tokenize
 from scgpt.errors import ConfigError, DataError
-from scgpt.model.tables import tabulated
+from scgpt.model.tables import ValueVectors, tabulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,8 +140,16 @@ class CellEncoder:
     def inputs(
         self, cells: TokenizedCells, rows: np.ndarray
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return ids, values and padding of some cells, (B, L) each, where the network lies."""
+        """Return ids, values and padding of some cells, (B, L) each, where the network lies.
+
+        Raises
+        ------
+        DataError
+            If a value is not one of the bins.
+        """
         batch = cells.collate(rows, pad_id=self.config.pad_id, pad_value=self.config.pad_value)
+        if isinstance(self.network.value_encoder, ValueVectors):
+            self.network.value_encoder.check(batch.values)
         padding_BL = self._move(batch.padding) if batch.padding.any() else None
         return self._move(batch.gene_ids), self._move(batch.values), padding_BL
 

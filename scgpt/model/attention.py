@@ -43,8 +43,7 @@ class Attention(nn.Module):
 
     def project(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each of shape (B, H, L, E)."""
-        q_BLD, k_BLD, v_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
-        return self._split(q_BLD), self._split(k_BLD), self._split(v_BLD)
+        return tuple(map(self._split, self.qkv(x_BLD).chunk(3, dim=-1)))
 
     def forward(
         self,
@@ -52,7 +51,7 @@ class Attention(nn.Module):
         padding_BL: Tensor | None = None,
         unknown_BUD: Tensor | None = None,
         *,
-        n_queries: int | None = None,
+        query_BQD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; return the output of known and, if given, of unknown tokens.
 
@@ -64,17 +63,13 @@ class Attention(nn.Module):
             Tokens whose value is to be generated. Each sees all known tokens and itself, never
             another unknown one, and its output skips the output projection: the released weights
             were trained that way (the paper's Supplementary Fig. 1 shows the mask).
-        n_queries
-            Compute only the first `n_queries` known outputs.
+        query_BQD
+            Those of the known tokens whose output is wanted; all of them without it.
         """
-        q_BHLE, k_BHLE, v_BHLE = self.project(known_BLD)
+        q_BHQE, k_BHLE, v_BHLE = self._project_some(known_BLD, query_BQD)
         allowed = None if padding_BL is None else ~padding_BL[:, None, None, :]
         known_BHQE = F.scaled_dot_product_attention(
-            q_BHLE[:, :, :n_queries],
-            k_BHLE,
-            v_BHLE,
-            attn_mask=allowed,
-            dropout_p=self._dropout_now(),
+            q_BHQE, k_BHLE, v_BHLE, attn_mask=allowed, dropout_p=self._dropout_now()
         )
         known_BQD = self.out(self._join(known_BHQE))
         if unknown_BUD is None:
@@ -83,6 +78,17 @@ class Attention(nn.Module):
             self.project(unknown_BUD), k_BHLE, v_BHLE, allowed, dropout=self._dropout_now()
         )
         return known_BQD, self._join(unknown_BHUE)
+
+    def _project_some(
+        self, known_BLD: Tensor, query_BQD: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries of some tokens, and the keys and values of all."""
+        if query_BQD is None:
+            return self.project(known_BLD)
+        width = known_BLD.shape[-1]
+        q_BQD = F.linear(query_BQD, self.qkv.weight[:width], self.qkv.bias[:width])
+        kv_BLD = F.linear(known_BLD, self.qkv.weight[width:], self.qkv.bias[width:])
+        return tuple(map(self._split, (q_BQD, *kv_BLD.chunk(2, dim=-1))))
 
     def raw_scores(self, x_BLD: Tensor) -> Tensor:
         """Return query-key products per head, (B, H, L, L): no scaling, no mask, no softmax."""
@@ -117,7 +123,12 @@ def attend_known_and_self(
     *,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention of each unknown token to all known tokens and to itself, shape (B, H, U, E)."""
+    """Attention of each unknown token to all known tokens and to itself, shape (B, H, U, E).
+
+    On a CPU, without dropout, in two parts that never store the weights (`merged_attention`).
+    Otherwise, and on every GPU, through the whole table of weights, U by L + 1 per head: memory and
+    time grow with U x L there, because the merged way was never run on a GPU.
+    """
     if not dropout and can_merge(unknown_qkv[0], k_BHLE):
         return merged_attention(unknown_qkv, k_BHLE, v_BHLE, allowed_B11L)
     weights = known_and_self_weights(unknown_qkv, k_BHLE, allowed_B11L)

@@ -141,6 +141,7 @@ def _predict(
         *known,
         unknown_gene_ids_BU=unknown_BU,
         cell_prompt_BD=cell_prompt_BD,
+        positions_BM=known[0][:, :0],
         heads=("gep", "cell_embedding"),
     )
     predicted_BU = output["gep_unknown"]
@@ -162,7 +163,7 @@ def _share_on_known(
     _, known_BTD = model.embed(ids_BT, values_BT)
     if cell_prompt_BD is not None:
         known_BTD = torch.cat([cell_prompt_BD.unsqueeze(1), known_BTD[:, 1:]], dim=1)
-    _, unknown_BUD = model.embed_unknown(unknown_BU)
+    unknown_BUD = model.embed_unknown(unknown_BU)
     last = model.config.n_layers - 1
     known_BTD, unknown_BUD = model.transformer(known_BTD, padding_BT, unknown_BUD, n_layers=last)
     attention = model.transformer.layers[last].attention

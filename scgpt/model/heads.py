@@ -1,6 +1,7 @@
 """The heads on top of the transformer: expression, cell type, batch.
 
-Shapes: B cells, L tokens including <cls>, D width, S width with labels, C classes.
+Shapes: B cells, L tokens including <cls>, M of them asked for, D width, S width with labels,
+C classes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scgpt.errors import ConfigError
+from scgpt.model.readout import at_positions
 
 if TYPE_CHECKING:
     from scgpt.model.config import ScGPTConfig
@@ -50,13 +52,18 @@ class ExpressionDecoder(nn.Module):
         self.expression = expression_mlp(n_inputs, d_model)
         self.nonzero = expression_mlp(n_inputs, d_model) if explicit_zero else None
 
-    def forward(self, hidden_BLS: Tensor, values_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return predictions and probabilities of being non-zero, both (B, L)."""
-        del values_BL
-        prediction_BL = self.expression(hidden_BLS).squeeze(-1)
+    def forward(
+        self,
+        hidden_BMS: Tensor,
+        values_BL: Tensor | None,
+        positions_BM: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return predictions and probabilities of being non-zero, both (B, M)."""
+        del values_BL, positions_BM
+        prediction_BM = self.expression(hidden_BMS).squeeze(-1)
         if self.nonzero is None:
-            return prediction_BL, None
-        return prediction_BL, torch.sigmoid(self.nonzero(hidden_BLS)).squeeze(-1)
+            return prediction_BM, None
+        return prediction_BM, torch.sigmoid(self.nonzero(hidden_BMS)).squeeze(-1)
 
 
 class AffineExpressionDecoder(nn.Module):
@@ -86,18 +93,24 @@ class AffineExpressionDecoder(nn.Module):
         self.activation = build_activation(activation)
         self.adaptive_bias = adaptive_bias
 
-    def forward(self, hidden_BLD: Tensor, values_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return predictions and probabilities of being non-zero, both (B, L)."""
+    def forward(
+        self,
+        hidden_BMD: Tensor,
+        values_BL: Tensor | None,
+        positions_BM: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return predictions and probabilities of being non-zero, both (B, M)."""
         if values_BL is None:
             msg = "an affine GEP head scales the input values; none were given"
             raise ConfigError(msg)
-        coefficient_BL, nonzero_BL = self.coefficient(hidden_BLD, None)
-        offset_BL = self.activation(self.offset.expression(hidden_BLD).squeeze(-1))
+        coefficient_BM, nonzero_BM = self.coefficient(hidden_BMD, None)
+        offset_BM = self.activation(self.offset.expression(hidden_BMD).squeeze(-1))
         if self.adaptive_bias:
             # A cell without any non-zero value gets offset 0 here and NaN in the official code.
             n_nonzero_B1 = (values_BL != 0).sum(dim=1, keepdim=True).clamp(min=1)
-            offset_BL = offset_BL * values_BL.sum(dim=1, keepdim=True) / n_nonzero_B1
-        return self.activation(coefficient_BL) * values_BL + offset_BL, nonzero_BL
+            offset_BM = offset_BM * values_BL.sum(dim=1, keepdim=True) / n_nonzero_B1
+        values_BM = at_positions(values_BL.unsqueeze(-1), positions_BM).squeeze(-1)
+        return self.activation(coefficient_BM) * values_BM + offset_BM, nonzero_BM
 
 
 def build_activation(name: str | None) -> nn.Module:

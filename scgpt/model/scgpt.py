@@ -1,12 +1,11 @@
 """The scGPT network: encoders, one transformer, heads.
 
-Shapes: B cells, L known tokens including <cls>, U unknown tokens, T = L + U, D width,
-C cell types, P batches.
+Shapes: B cells, L known tokens including <cls>, M of them asked for, Q of them computed,
+U unknown tokens, T known and unknown ones, D width, C cell types, P batches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +20,14 @@ from scgpt.model.embedding import (
     start_gene_table,
 )
 from scgpt.model.heads import BatchDiscriminator, Classifier, build_gep, build_gepc
+from scgpt.model.readout import (
+    Labels,
+    at_positions,
+    side_by_side,
+    split_groups,
+    with_first,
+    with_labels,
+)
 from scgpt.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -33,22 +40,6 @@ HEADS = ("gep", "gepc", "cell_embedding", "cls", "dar")
 
 _NEED_ONLY_THE_CELL = {"cell_embedding", "cls", "dar"}
 _SEE_LABELS = {"gep", "gepc"}
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Vectors of batch and modality, as the decoders see them.
-
-    Parameters
-    ----------
-    tokens_BTD
-        One per token, or one for all tokens of the cell (T = 1).
-    cell_BD
-        The cell's own.
-    """
-
-    tokens_BTD: Tensor
-    cell_BD: Tensor
 
 
 class ScGPT(nn.Module):
@@ -126,9 +117,10 @@ class ScGPT(nn.Module):
         perturbation_flags_BL: Tensor | None = None,
         unknown_gene_ids_BU: Tensor | None = None,
         cell_prompt_BD: Tensor | None = None,
+        positions_BM: Tensor | None = None,
         heads: Sequence[str] = ("gep",),
     ) -> dict[str, Tensor]:
-        """Run the network and the heads asked for.
+        """Run the network and the heads asked for, and no more of it than they read.
 
         Parameters
         ----------
@@ -141,14 +133,17 @@ class ScGPT(nn.Module):
             Genes whose value is to be generated; padding among them needs no mask.
         cell_prompt_BD
             Cell embedding written over position 0 of the input embedding.
+        positions_BM
+            Known tokens for which `gep` and `gepc` are wanted, as those of a loss; None: all of
+            them (M = L). With M = 0 only unknown ones are predicted.
         heads
             Any of `HEADS`.
 
         Returns
         -------
-        `gep` (B, L), `gepc` (B, L), `cell_embedding` (B, D; not normalised to length 1 except in
+        `gep` (B, M), `gepc` (B, M), `cell_embedding` (B, D; not normalised to length 1 except in
         style w-pool), `cls` (B, C), `dar` (B, P). With an explicit zero model, `gep_zero_prob` and
-        `gepc_zero_prob` (B, L) hold the probability of being **non-zero**. With unknown genes,
+        `gepc_zero_prob` (B, M) hold the probability of being **non-zero**. With unknown genes,
         `gep_unknown` and so on (B, U) hold the same for those.
 
         Raises
@@ -158,47 +153,59 @@ class ScGPT(nn.Module):
         """
         self._check(heads, batch_labels_B, modality_ids_BL, perturbation_flags_BL)
         labels = self._label_vectors(batch_labels_B, modality_ids_BL, values_BL, heads)
-        genes_BLD, known_BLD = self.embed(
-            gene_ids_BL,
-            values_BL,
-            batch_labels_B=batch_labels_B,
-            perturbation_flags_BL=perturbation_flags_BL,
-        )
+        if set(heads) <= _NEED_ONLY_THE_CELL:
+            positions_BM, unknown_gene_ids_BU = gene_ids_BL[:, :0], None
+        genes_BLD, genes_BUD = self._gene_vectors(gene_ids_BL, unknown_gene_ids_BU)
+        known_BLD = self._known_input(genes_BLD, values_BL, batch_labels_B, perturbation_flags_BL)
         if cell_prompt_BD is not None:
             known_BLD = torch.cat([cell_prompt_BD.unsqueeze(1), known_BLD[:, 1:]], dim=1)
-        cell_is_enough = set(heads) <= _NEED_ONLY_THE_CELL
-        genes_BUD, unknown_BUD = self.embed_unknown(None if cell_is_enough else unknown_gene_ids_BU)
-        first_is_enough = cell_is_enough and self.config.cell_embedding == "cls"
-        hidden = self.transformer(
-            known_BLD, padding_BL, unknown_BUD, n_queries=1 if first_is_enough else None
-        )
-        return self._read_out(
-            hidden, _side_by_side(genes_BLD, genes_BUD), values_BL, labels, heads=heads
-        )
+        unknown_BUD = None if genes_BUD is None else self._unknown_input(genes_BUD)
+        hidden = self._transform(known_BLD, padding_BL, unknown_BUD, positions_BM)
+        genes_BTD = side_by_side(at_positions(genes_BLD, positions_BM), genes_BUD)
+        labels = None if labels is None else labels.at(positions_BM)
+        return self._read_out(hidden, genes_BTD, labels, values_BL, positions_BM, heads=heads)
 
     def _read_out(
         self,
-        hidden: tuple[Tensor, Tensor | None],
+        hidden: tuple[Tensor, Tensor, Tensor | None],
         genes_BTD: Tensor,
+        labels: Labels | None,
         values_BL: Tensor | None,
-        labels: _Labels | None,
+        positions_BM: Tensor | None,
         *,
         heads: Sequence[str],
     ) -> dict[str, Tensor]:
-        """Run the heads on the transformer's output for known and unknown tokens."""
-        known_BLD, unknown_BUD = hidden
+        """Run the heads on what `_transform` returned."""
+        known_BQD, hidden_BMD, hidden_BUD = hidden
         output = {}
         if "gep" in heads:
-            predicted = self.gep(_with_labels(_side_by_side(*hidden), labels), values_BL)
-            output |= _split_groups("gep", predicted, unknown_BUD)
+            hidden_BTD = with_labels(side_by_side(hidden_BMD, hidden_BUD), labels)
+            predicted = self.gep(hidden_BTD, values_BL, positions_BM)
+            output |= split_groups("gep", predicted, hidden_BUD)
         if set(heads) == {"gep"}:
             return output
-        cell_BD = self.pool(known_BLD, values_BL)
+        cell_BD = self.pool(known_BQD, values_BL)
         if "gepc" in heads:
             predicted = self.gepc(*self._gepc_inputs(cell_BD, genes_BTD, labels))
-            output |= _split_groups("gepc", predicted, unknown_BUD)
+            output |= split_groups("gepc", predicted, hidden_BUD)
         output |= {name: getattr(self, name)(cell_BD) for name in ("cls", "dar") if name in heads}
         return output | ({"cell_embedding": cell_BD} if "cell_embedding" in heads else {})
+
+    def _transform(
+        self,
+        known_BLD: Tensor,
+        padding_BL: Tensor | None,
+        unknown_BUD: Tensor | None,
+        positions_BM: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run the layers; return what cells are pooled from, and the tokens to be predicted."""
+        if positions_BM is None or self.config.cell_embedding != "cls":
+            known_BLD, unknown_BUD = self.transformer(known_BLD, padding_BL, unknown_BUD)
+            return known_BLD, at_positions(known_BLD, positions_BM), unknown_BUD
+        known_BQD, unknown_BUD = self.transformer(
+            known_BLD, padding_BL, unknown_BUD, queries_BQ=with_first(positions_BM)
+        )
+        return known_BQD, known_BQD[:, 1:], unknown_BUD
 
     def encode(
         self,
@@ -255,25 +262,47 @@ class ScGPT(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the gene vectors and the input of the transformer, both (B, L, D)."""
         genes_BLD = self.gene_encoder(gene_ids_BL)
+        return genes_BLD, self._known_input(
+            genes_BLD, values_BL, batch_labels_B, perturbation_flags_BL
+        )
+
+    def embed_unknown(self, gene_ids_BU: Tensor) -> Tensor:
+        """Return the transformer's input for genes whose value is to be generated, (B, U, D)."""
+        return self._unknown_input(self.gene_encoder(gene_ids_BU))
+
+    def _gene_vectors(
+        self, known_ids_BL: Tensor, unknown_ids_BU: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Look up the vectors of known and unknown genes.
+
+        Both at once, because every look-up costs a gradient as large as the whole table.
+        """
+        vectors_BTD = self.gene_encoder(side_by_side(known_ids_BL, unknown_ids_BU))
+        if unknown_ids_BU is None:
+            return vectors_BTD, None
+        n_known = known_ids_BL.shape[1]
+        return vectors_BTD[:, :n_known], vectors_BTD[:, n_known:]
+
+    def _known_input(
+        self,
+        genes_BLD: Tensor,
+        values_BL: Tensor | None,
+        batch_labels_B: Tensor | None,
+        perturbation_flags_BL: Tensor | None,
+    ) -> Tensor:
         x_BLD = genes_BLD
         if values_BL is not None:
             x_BLD = self.value_encoder.combine(genes_BLD, values_BL)
         if self.perturbation_encoder is not None:
             x_BLD = x_BLD + self.perturbation_encoder(perturbation_flags_BL)
-        if self.input_norm is not None:
-            x_BLD = self.input_norm(x_BLD, batch_labels_B)
-        return genes_BLD, x_BLD
+        return x_BLD if self.input_norm is None else self.input_norm(x_BLD, batch_labels_B)
 
-    def embed_unknown(self, gene_ids_BU: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return gene vectors and transformer input of genes whose value is to be generated."""
-        if gene_ids_BU is None:
-            return None, None
+    def _unknown_input(self, genes_BUD: Tensor) -> Tensor:
         if self.generation_flag is None:
             msg = "this network cannot generate: it was built with generative=False"
             raise ConfigError(msg)
-        genes_BUD = self.gene_encoder(gene_ids_BU)
         # Row 1 marks genes to be generated; row 0 exists in the released files and has no use.
-        return genes_BUD, genes_BUD + self.generation_flag.weight[1]
+        return genes_BUD + self.generation_flag.weight[1]
 
     def pool(self, hidden_BLD: Tensor, values_BL: Tensor | None) -> Tensor:
         """Return one vector per cell, shape (B, D), in the style of `config.cell_embedding`."""
@@ -293,7 +322,7 @@ class ScGPT(nn.Module):
         modality_ids_BL: Tensor | None,
         values_BL: Tensor | None,
         heads: Sequence[str],
-    ) -> _Labels | None:
+    ) -> Labels | None:
         """Add up the batch and modality vectors of tokens and of cells, if a head sees them."""
         if not self.config.has_labels or not _SEE_LABELS & set(heads):
             return None
@@ -301,19 +330,19 @@ class ScGPT(nn.Module):
         if self.batch_encoder is not None:
             batch_B1D = self.batch_encoder(batch_labels_B).unsqueeze(1)
             if self.modality_encoder is None:
-                return _Labels(batch_B1D, batch_B1D.squeeze(1))
+                return Labels(batch_B1D, batch_B1D.squeeze(1))
         modalities_BLD = self.modality_encoder(modality_ids_BL)
         pooled_B1D = self.pool(modalities_BLD, values_BL).unsqueeze(1)
-        return _Labels(batch_B1D + modalities_BLD, (batch_B1D + pooled_B1D).squeeze(1))
+        return Labels(batch_B1D + modalities_BLD, (batch_B1D + pooled_B1D).squeeze(1))
 
     def _gepc_inputs(
-        self, cell_BD: Tensor, genes_BTD: Tensor, labels: _Labels | None
+        self, cell_BD: Tensor, genes_BTD: Tensor, labels: Labels | None
     ) -> tuple[Tensor, Tensor]:
         """Attach labels to the cell side, and to the gene side too in the multi-omic variant."""
         if labels is None:
             return cell_BD, genes_BTD
         cell_BS = torch.cat([cell_BD, labels.cell_BD], dim=-1)
-        return cell_BS, _with_labels(genes_BTD, labels) if self.config.multiomic else genes_BTD
+        return cell_BS, with_labels(genes_BTD, labels) if self.config.multiomic else genes_BTD
 
     def _check(
         self,
@@ -341,29 +370,3 @@ class ScGPT(nn.Module):
             if needed and given is None:
                 msg = f"this network needs {name}; none were given"
                 raise ConfigError(msg)
-
-
-def _side_by_side(known_BLD: Tensor, unknown_BUD: Tensor | None) -> Tensor:
-    return known_BLD if unknown_BUD is None else torch.cat([known_BLD, unknown_BUD], dim=1)
-
-
-def _with_labels(x_BTD: Tensor, labels: _Labels | None) -> Tensor:
-    if labels is None:
-        return x_BTD
-    return torch.cat([x_BTD, labels.tokens_BTD.expand(-1, x_BTD.shape[1], -1)], dim=-1)
-
-
-def _split_groups(
-    name: str, predicted: tuple[Tensor, Tensor | None], unknown_BUD: Tensor | None
-) -> dict[str, Tensor]:
-    """Name predictions and probabilities, of known and of unknown tokens."""
-    output = {}
-    for suffix, x_BT in zip(("", "_zero_prob"), predicted, strict=True):
-        if x_BT is None:
-            continue
-        n_unknown = 0 if unknown_BUD is None else unknown_BUD.shape[1]
-        n_known = x_BT.shape[1] - n_unknown
-        output[name + suffix] = x_BT[:, :n_known]
-        if unknown_BUD is not None:
-            output[name + suffix + "_unknown"] = x_BT[:, n_known:]
-    return output

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scgpt.model.attention import Attention
+from scgpt.model.readout import at_positions
 
 if TYPE_CHECKING:
     from scgpt.model.config import ScGPTConfig
@@ -36,13 +37,14 @@ class TransformerLayer(nn.Module):
         padding_BL: Tensor | None = None,
         unknown_BUD: Tensor | None = None,
         *,
-        n_queries: int | None = None,
+        queries_BQ: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return known and, if given, unknown tokens; only the first `n_queries` known ones."""
+        """Return known tokens, all or those at `queries_BQ`, and, if given, unknown ones."""
+        query_BQD = at_positions(known_BLD, queries_BQ)
         known_BQD, attended_BUD = self.attention(
-            known_BLD, padding_BL, unknown_BUD, n_queries=n_queries
+            known_BLD, padding_BL, unknown_BUD, query_BQD=None if queries_BQ is None else query_BQD
         )
-        known_BQD = self._finish(known_BLD[:, :n_queries], known_BQD)
+        known_BQD = self._finish(query_BQD, known_BQD)
         if unknown_BUD is None or attended_BUD is None:
             return known_BQD, None
         return known_BQD, self._finish(unknown_BUD, attended_BUD)
@@ -71,7 +73,7 @@ class Transformer(nn.Module):
         padding_BL: Tensor | None = None,
         unknown_BUD: Tensor | None = None,
         *,
-        n_queries: int | None = None,
+        queries_BQ: Tensor | None = None,
         n_layers: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run the layers.
@@ -80,9 +82,9 @@ class Transformer(nn.Module):
         ----------
         known_BLD, padding_BL, unknown_BUD
             See `Attention.forward`.
-        n_queries
-            The last layer computes only the first `n_queries` known outputs (exactly as the full
-            computation would); earlier layers need all of them.
+        queries_BQ
+            Known tokens whose output is wanted; all without it. The last layer computes only those
+            (exactly as the full computation would); earlier layers need all of them.
         n_layers
             Run only the first `n_layers` layers.
         """
@@ -92,7 +94,7 @@ class Transformer(nn.Module):
                 known_BLD,
                 padding_BL,
                 unknown_BUD,
-                n_queries=n_queries if index == len(layers) else None,
+                queries_BQ=queries_BQ if index == len(layers) else None,
             )
         return known_BLD, unknown_BUD
 

@@ -1,6 +1,6 @@
 """Batches of tokenised cells as tensors, in an order that depends on seed and epoch only.
 
-Shapes: B cells, L tokens including <cls>.
+Shapes: B cells, L tokens including <cls>, M masked tokens.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ class CellBatch:
         True where there is no token; None if that is nowhere.
     targets_BL, mask_BL
         Values before masking, and where they were masked; None without masking.
+    positions_BM, is_masked_BM
+        The masked positions of each cell, and which of them are meant (cells with fewer of them
+        than others are filled up with position 0). Heads need to run only there. Made from
+        `mask_BL` where the data are, because finding them on a GPU would make it wait.
     labels_B, batch_labels_B
         Class (cell type) and batch of each cell; None if not given.
     """
@@ -83,6 +87,8 @@ class CellBatch:
     padding_BL: Tensor | None
     targets_BL: Tensor | None = None
     mask_BL: Tensor | None = None
+    positions_BM: Tensor | None = None
+    is_masked_BM: Tensor | None = None
     labels_B: Tensor | None = None
     batch_labels_B: Tensor | None = None
 
@@ -217,10 +223,7 @@ class CellBatches:
                 seed=derive_seed(self.seed, "mask"), epoch=epoch if options.redraw_masks else 0
             )
             values = mask_values(padded, options.mask_ratio, rng=rng, mask_value=options.mask_value)
-            masking = {
-                "targets_BL": torch.from_numpy(padded.values),
-                "mask_BL": torch.from_numpy(values != padded.values),
-            }
+            masking = masking_of(padded.values, values != padded.values)
         return CellBatch(
             rows=rows,
             gene_ids_BL=torch.from_numpy(padded.gene_ids),
@@ -240,6 +243,28 @@ class CellBatches:
         for array in [*arrays, self.batch_labels, *self.groups]:
             digest.update(b"-" if array is None else np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def masking_of(values_BL: np.ndarray, mask_BL: np.ndarray) -> dict[str, Tensor]:
+    """Return the fields of a `CellBatch` that say what was masked.
+
+    Parameters
+    ----------
+    values_BL
+        Values before masking.
+    mask_BL
+        True where they were masked.
+    """
+    n_masked_B = mask_BL.sum(axis=1)
+    is_masked_BM = np.arange(n_masked_B.max(initial=0)) < n_masked_B[:, None]
+    positions_BM = np.zeros(is_masked_BM.shape, dtype=np.int64)
+    positions_BM[is_masked_BM] = np.nonzero(mask_BL)[1]
+    return {
+        "targets_BL": torch.from_numpy(values_BL),
+        "mask_BL": torch.from_numpy(mask_BL),
+        "positions_BM": torch.from_numpy(positions_BM),
+        "is_masked_BM": torch.from_numpy(is_masked_BM),
+    }
 
 
 def _integers(name: str, values: np.ndarray | None, n_cells: int) -> np.ndarray | None:

@@ -36,8 +36,10 @@ class TrainingConfig:
     accumulate
         Batches per optimiser step. The gradient is that of one large batch: batches count by their
         number of cells, also in a last, incomplete group.
-    amp
-        Mixed precision on a GPU; a CPU always computes in single precision.
+    amp, amp_required
+        Mixed precision: `bf16`, or on a GPU `fp16`. A device that cannot do it is an error, unless
+        it is not required: then such a device computes in single precision. (On a CPU without
+        bf16 instructions `bf16` works, but slower than single precision.)
     patience
         Stop after this many epochs without a better value; None to run all epochs.
     selection, selection_mode
@@ -64,6 +66,7 @@ class TrainingConfig:
     gradient_clip: float | None = 1.0
     accumulate: int = 1
     amp: Literal["off", "fp16", "bf16"] = "off"
+    amp_required: bool = True
     patience: int | None = None
     selection: str = "loss"
     selection_mode: Literal["min", "max"] = "min"

@@ -1,6 +1,6 @@
 """Fine-tuning recipes: which objectives with which weights, and the loss they add up to.
 
-Shapes: B cells, L tokens including <cls>, D width, C classes, P batches.
+Shapes: B cells, L tokens including <cls>, M of them masked, D width, C classes, P batches.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class FinetuneLoss:
 
     def __call__(self, model: nn.Module, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the unweighted value of every objective."""
-        output = self._forward(model, batch)
+        output = self._forward(model, batch, self.recipe.heads)
         values: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         for name, weight in self.recipe.active.items():
@@ -155,13 +155,16 @@ class FinetuneLoss:
                 values[term], weights[term] = value, weight
         return sum(weights[term] * values[term] for term in values), values
 
-    def _forward(self, model: nn.Module, batch: CellBatch) -> dict[str, Tensor]:
+    def _forward(
+        self, model: nn.Module, batch: CellBatch, heads: tuple[str, ...]
+    ) -> dict[str, Tensor]:
         return model(
             batch.gene_ids_BL,
             batch.values_BL,
             batch.padding_BL,
             batch_labels_B=batch.batch_labels_B,
-            heads=self.recipe.heads,
+            positions_BM=batch.positions_BM,
+            heads=heads,
         )
 
     def _objective(
@@ -173,7 +176,7 @@ class FinetuneLoss:
             return {name: formulas.ecs(output["cell_embedding"].float(), self.recipe.ecs_threshold)}
         if name == "cce":
             # Dropout differs between the two passes; that is the whole contrast.
-            second = self._forward(model, batch)["cell_embedding"].float()
+            second = self._forward(model, batch, ("cell_embedding",))["cell_embedding"].float()
             return {name: formulas.cce(output["cell_embedding"].float(), second)}
         labels_B = batch.labels_B if name == "cls" else batch.batch_labels_B
         if labels_B is None:
@@ -188,11 +191,14 @@ class FinetuneLoss:
         if batch.targets_BL is None or batch.mask_BL is None:
             msg = f"objective {name!r} needs masked values; the batches have none (mask_ratio 0)"
             raise ConfigError(msg)
-        targets_BL, mask_BL = batch.targets_BL, batch.mask_BL
-        values = {name: formulas.masked_mse(output[name].float(), targets_BL, mask_BL)}
+        targets, mask = batch.targets_BL, batch.mask_BL
+        if batch.positions_BM is not None:
+            # The network has predicted the masked positions alone.
+            targets, mask = targets.gather(1, batch.positions_BM), batch.is_masked_BM
+        values = {name: formulas.masked_mse(output[name].float(), targets, mask)}
         if self.recipe.explicit_zero:
             values[f"{name}_zero"] = formulas.zero_nll(
-                output[f"{name}_zero_prob"].float(), targets_BL, mask_BL
+                output[f"{name}_zero_prob"].float(), targets, mask
             )
         return values
 

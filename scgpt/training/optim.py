@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+AMP_TYPES = {
+    "cuda": {"bf16": torch.bfloat16, "fp16": torch.float16},
+    "cpu": {"bf16": torch.bfloat16},
+}
+
 
 def learning_rate(config: TrainingConfig, *, epoch: int, step: int, total_steps: int) -> float:
     """Return the learning rate of one optimiser step.
@@ -57,15 +62,22 @@ class Precision:
 
     @classmethod
     def choose(cls, config: TrainingConfig, device: torch.device) -> Precision:
-        """Return what `config.amp` means on `device`."""
-        if config.amp == "off":
-            return cls(device.type, None)
-        if device.type != "cuda":
-            logger.info("amp=%s has no effect on %s: single precision", config.amp, device.type)
-            return cls(device.type, None)
-        if config.amp == "bf16":
-            return cls(device.type, torch.bfloat16)
-        return cls(device.type, torch.float16)
+        """Return what `config.amp` means on `device`.
+
+        Raises
+        ------
+        ConfigError
+            If the device cannot compute so, and `config.amp_required`.
+        """
+        possible = AMP_TYPES.get(device.type, {})
+        if config.amp == "off" or config.amp in possible:
+            return cls(device.type, possible.get(config.amp))
+        if config.amp_required:
+            others = ", ".join(repr(name) for name in (*possible, "off"))
+            msg = f"amp={config.amp!r} is impossible on the device {device.type!r}; use {others}"
+            raise ConfigError(msg)
+        logger.info("amp=%s has no effect on %s: single precision", config.amp, device.type)
+        return cls(device.type, None)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of a forward pass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from scipy import sparse
 
 import scgpt
+from scgpt.errors import DataError
 from scgpt.library import embedding, encoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -167,6 +169,14 @@ def test_equal_cells_in_batches_of_one_shape_get_equal_bits(cells, model):
     with torch.no_grad():
         batch = found.network(*found.inputs(tokens, order), heads=("cell_embedding",))
     np.testing.assert_array_equal(batch["cell_embedding"].numpy(), alone[order])
+
+
+def test_values_that_are_no_bins_are_refused_before_they_reach_the_network(cells, model):
+    found = encoder.CellEncoder(model, model.vocab.ids(SYMBOLS))
+    tokens = found.tokens(cells.X[:4])
+    wrong = dataclasses.replace(tokens, values=tokens.values + 0.5)
+    with pytest.raises(DataError, match="not among the binned values"):
+        found.encode(wrong)
 
 
 def test_long_cells_are_sampled_by_seed_and_content(cells, model):

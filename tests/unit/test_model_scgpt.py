@@ -198,6 +198,71 @@ def test_generation_leaves_known_genes_alone_and_unknown_ones_apart() -> None:
     assert torch.allclose(output["gep_unknown"][:, 1:2], alone["gep_unknown"], atol=1e-6)
 
 
+POSITIONS = torch.tensor([[1, 4, 0], [3, 1, 0], [5, 6, 2]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        FULL,
+        {"cell_embedding": "avg-pool", "gepc": "inner product", "n_batch_labels": 2},
+        {"cell_embedding": "w-pool", "gepc": "inner product, detach", "input_norm": "batchnorm"},
+        {"gepc": "concat query"},
+        {"gepc": "sum query", "gep": "affine", "decoder_adaptive_bias": True},
+        {"multiomic": True, "n_modalities": 3, "n_batch_labels": 2, "gepc": "inner product"},
+        {"generative": True, "gepc": "inner product", "n_batch_labels": 2},
+    ],
+)
+def test_predictions_at_some_positions_are_those_of_the_full_pass(options: dict) -> None:
+    """Numbers and gradients; what is not asked for is not computed, not merely left out."""
+    model, (ids, values, padding) = build(**options), cells()
+    heads = tuple(
+        head for head in HEADS if head == "cell_embedding" or getattr(model, head) is not None
+    )
+    given = {
+        "batch_labels_B": BATCH if model.config.n_batch_labels else None,
+        "modality_ids_BL": ids % 2 if model.config.n_modalities else None,
+        "unknown_gene_ids_BU": torch.tensor([[1, 2]] * 3) if model.config.generative else None,
+        "heads": heads,
+    }
+    found, expected = {}, {}
+    for output, positions in ((expected, None), (found, POSITIONS)):
+        output |= model(ids, values, padding, positions_BM=positions, **given)
+        for name in output:
+            if positions is None and output[name].shape == ids.shape:
+                output[name] = output[name].gather(1, POSITIONS)
+        loss = sum((tensor**2).sum() for tensor in output.values())
+        model.zero_grad()
+        loss.backward()
+        output |= {
+            f"gradient of {name}": p.grad
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        }
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name
+
+
+def test_nothing_is_computed_for_tokens_that_nobody_asks_for() -> None:
+    model, (ids, values, padding) = build(generative=True, gepc="inner product"), cells()
+    looked_up, last, decoded = [], [], []
+    model.gene_encoder.register_forward_hook(lambda _, given, __: looked_up.append(given[0].shape))
+    attention = model.transformer.layers[-1].attention
+    attention.out.register_forward_hook(lambda _, given, __: last.append(given[0].shape))
+    model.gep.register_forward_hook(lambda _, given, __: decoded.append(given[0].shape))
+    unknown = torch.tensor([[1, 2], [4, 5], [7, 8]])
+    heads = ("gep", "gepc")
+    for positions in (None, POSITIONS, ids[:, :0]):
+        model(
+            ids, values, padding,
+            unknown_gene_ids_BU=unknown, positions_BM=positions, heads=heads,
+        )  # fmt: skip
+    assert [shape[1] for shape in looked_up] == [9, 9, 9]
+    assert [shape[1] for shape in last] == [7, 4, 1]
+    assert [shape[1] for shape in decoded] == [9, 5, 2]
+
+
 def test_a_cell_prompt_replaces_the_first_input() -> None:
     model, (ids, values, padding) = build(generative=True), cells()
     prompt = torch.ones(3, 16)

@@ -62,12 +62,30 @@ def test_weights_are_shared_and_the_plain_network_stays_as_it_was() -> None:
     assert list(model.state_dict()) == names
 
 
-@pytest.mark.parametrize("value", [3.5, 51.0, -3.0, float("nan")])
-def test_values_outside_the_table_are_refused(value: float) -> None:
-    ids, values, padding = cells()
+@pytest.mark.parametrize("value", [3.5, 51.0, -3.0, -2.5, float("nan"), float("inf"), 1e30])
+@torch.no_grad()
+def test_values_outside_the_table_are_refused_and_never_taken_for_others(value: float) -> None:
+    ids, values, _ = cells()
+    fast = tabulated(build())
+    fast.value_encoder.check(values.numpy())
+    clean = fast.value_encoder(values)
     values[0, 1] = value
     with pytest.raises(DataError, match=r"not among the binned values -2 to 50"):
-        tabulated(build())(ids, values, padding)
+        fast.value_encoder.check(values.numpy())
+    vectors = fast.value_encoder(values)
+    assert vectors[0, 1].isnan().all()
+    vectors[0, 1] = clean[0, 1]
+    assert torch.equal(vectors, clean)
+    assert fast(ids, values)["gep"][0].isnan().all()
+
+
+def test_looking_values_up_never_waits_for_the_device() -> None:
+    """A tensor without data cannot be asked for numbers, as one that is still being computed."""
+    encoder = tabulated(build()).value_encoder.to("meta")
+    values = torch.empty(2, 3, device="meta")
+    assert encoder(values).shape == (2, 3, 32)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool((values == 0).all())
 
 
 def test_tables_are_for_inference() -> None:

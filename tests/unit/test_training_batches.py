@@ -72,6 +72,10 @@ def test_masks_hide_the_asked_share_and_keep_targets(cells):
     assert (batch.values_BL[batch.mask_BL] == -1).all()
     assert torch.equal(batch.values_BL[~batch.mask_BL], batch.targets_BL[~batch.mask_BL])
     assert not (batch.mask_BL & batch.padding_BL).any()
+    for row, mask in enumerate(batch.mask_BL):
+        meant = batch.positions_BM[row, batch.is_masked_BM[row]]
+        assert torch.equal(meant, mask.nonzero().squeeze(1))
+    assert batch.positions_BM.shape[1] == batch.mask_BL.sum(dim=1).max()
 
 
 def test_masks_are_redrawn_per_epoch_only_if_asked(cells):

@@ -72,14 +72,27 @@ def test_adam_epsilon_depends_on_precision():
     assert build_optimizer(model, own, mixed).defaults["eps"] == 1e-6
 
 
-def test_mixed_precision_is_for_gpus_only(caplog):
+def test_mixed_precision_depends_on_the_device(caplog):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for amp, device, dtype in (
+        ("off", cpu, None),
+        ("bf16", cpu, torch.bfloat16),
+        ("off", gpu, None),
+        ("bf16", gpu, torch.bfloat16),
+        ("fp16", gpu, torch.float16),
+    ):
+        chosen = Precision.choose(TrainingConfig(amp=amp), device)
+        assert chosen == Precision(device.type, dtype)
+        assert chosen.scaler().is_enabled() == (amp == "fp16" and torch.cuda.is_available())
+    with pytest.raises(
+        ConfigError, match=r"amp='fp16' is impossible on the device 'cpu'; use 'bf1"
+    ):
+        Precision.choose(TrainingConfig(amp="fp16"), cpu)
     with caplog.at_level("INFO"):
-        chosen = Precision.choose(TrainingConfig(amp="fp16"), torch.device("cpu"))
-    assert chosen == CPU
+        portable = TrainingConfig(amp="fp16", amp_required=False)
+        assert Precision.choose(portable, cpu) == CPU
     assert "no effect on cpu" in caplog.text
-    assert not chosen.scaler().is_enabled()
-    on_gpu = Precision.choose(TrainingConfig(amp="bf16"), torch.device("cuda"))
-    assert on_gpu == Precision("cuda", torch.bfloat16)
+    assert Precision.choose(portable, gpu).dtype == torch.float16
 
 
 def test_a_fully_frozen_network_is_refused():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,22 @@ def test_the_loss_is_the_weighted_sum_of_hand_computed_terms():
     assert loss.item() == pytest.approx(weighted.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("buckets", [False, True])
+def test_predicting_masked_positions_alone_changes_no_loss_and_no_gradient(buckets):
+    recipe = FinetuneRecipe(objectives=ALL, mask_ratio=0.4, explicit_zero=True)
+    model = model_for(recipe).eval()
+    batch = next(batches_for(recipe, buckets=buckets).epoch(0))
+    assert batch.is_masked_BM.shape[1] < batch.gene_ids_BL.shape[1] / 2
+    everywhere = dataclasses.replace(batch, positions_BM=None, is_masked_BM=None)
+    found = []
+    for one in (batch, everywhere):
+        loss, values = FinetuneLoss(recipe)(model, one)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        found.append([loss, *values.values(), *gradients])
+    for some, full in zip(*found, strict=True):
+        assert torch.allclose(some, full, rtol=1e-4, atol=1e-6)
+
+
 def test_an_objective_of_weight_zero_costs_nothing():
     recipe = FinetuneRecipe(objectives={"cls": 1.0, "gepc": 0.0, "ecs": 0.0})
     model = model_for(recipe)
@@ -215,6 +233,49 @@ def test_integration_objectives_improve_together():
         assert curve[-1] < 0.9 * curve[0], name
     best = [r["value"] for r in result.history if (r["phase"], r["objective"]) == ("valid", "gep")]
     assert result.best_value == min(best)
+
+
+def test_bf16_trains_on_a_cpu_and_stays_close_to_single_precision():
+    recipe = FinetuneRecipe(objectives=ALL, mask_ratio=0.4, explicit_zero=True)
+
+    def learn(amp):
+        # The same Adam for both: its epsilon would follow the precision.
+        config = TrainingConfig(
+            epochs=6, learning_rate=3e-3, amp=amp, adam_eps=1e-4, gradient_clip=None
+        )
+        model = model_for(recipe)
+        source = batches_for(recipe, redraw_masks=False)
+        result = train(
+            model,
+            loss_fn=FinetuneLoss(recipe),
+            train_batches=source,
+            valid_batches=source,
+            config=config,
+            seed=0,
+        )
+        rows = [row for row in result.history if row["phase"] == "valid"]
+        return np.array([row["value"] for row in rows if row["objective"] == "loss"]), model
+
+    exact, single = learn("off")
+    curve, model = learn("bf16")
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+    assert curve[-1] < 0.9 * curve[0]
+    assert not np.array_equal(curve, exact)
+    np.testing.assert_allclose(curve, exact, rtol=0.02)
+    fine, rough = (
+        run_cell_heads(model, batches_for(recipe), heads=("cls",), config=TrainingConfig(amp=amp))
+        for amp in ("off", "bf16")
+    )
+    assert not np.array_equal(rough["cls"], fine["cls"])
+    np.testing.assert_allclose(rough["cls"], fine["cls"], atol=0.02)
+    moved = [
+        (p.detach() - start).flatten()
+        for net in (single, model)
+        for p, start in zip(net.parameters(), model_for(recipe).parameters(), strict=True)
+    ]
+    half = len(moved) // 2
+    cosine = F.cosine_similarity(torch.cat(moved[:half]), torch.cat(moved[half:]), dim=0)
+    assert cosine > 0.95
 
 
 def test_freezing_keeps_encoders_and_trains_the_rest():
