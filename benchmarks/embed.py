@@ -13,13 +13,12 @@ rounds. Weights are random: speed does not depend on them.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from measure import peak, reset_peak, wait
 from scipy.sparse import csr_matrix
 from torch import nn
 
@@ -201,36 +200,10 @@ def compare(
             before = reset_peak(device)
             start = clock()
             work()
-            if device.type != "cpu":
-                torch.cuda.synchronize(device)
+            wait(device)
             seconds[name].append(clock() - start)
             peaks[name] = max(peaks[name], peak(device) - before)
     return seconds, peaks
-
-
-def reset_peak(device: torch.device) -> float:
-    """Start to measure peak memory anew and return what is in use now, in bytes."""
-    if device.type != "cpu":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # else the memory freed by one is there for the other
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return float("nan")  # only Linux can do this
-    return status("VmRSS")
-
-
-def peak(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) if device.type != "cpu" else status("VmHWM")
-
-
-def status(field: str) -> float:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from scgpt.model.objectives import masked_mse
 from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import to_official
 from scgpt.model.upstream_names import to_official_name
-from scgpt.training.batches import CellBatch
+from scgpt.training.batches import CellBatch, masking_of
 from scgpt.training.config import TrainingConfig
 from scgpt.training.determinism import isolated_torch
 from scgpt.training.finetune import FinetuneLoss, FinetuneRecipe
@@ -195,27 +195,26 @@ def networks(options: argparse.Namespace, **changes: float | None) -> Pair:
 
 
 def cells(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Return token ids and bins of random cells; token 1 is <cls>, with value 0."""
+    """Return token ids and bins of random cells, in memory; token 1 is <cls>, with value 0."""
     ids_BL = torch.stack(
         [torch.randperm(options.vocabulary - 2)[: options.length] + 2 for _ in range(options.batch)]
     )
     values_BL = torch.randint(1, LARGEST_BIN + 1, ids_BL.shape).float()
     ids_BL[:, 0], values_BL[:, 0] = 1, 0
-    return ids_BL.to(options.device), values_BL.to(options.device)
+    return ids_BL, values_BL
 
 
 def masked_batch(options: argparse.Namespace) -> CellBatch:
     ids_BL, values_BL = cells(options)
-    mask_BL = torch.rand(ids_BL.shape, device=options.device) < MASK_RATIO
+    mask_BL = torch.rand(ids_BL.shape) < MASK_RATIO
     mask_BL[:, 0] = False
     return CellBatch(
         rows=np.arange(options.batch),
         gene_ids_BL=ids_BL,
         values_BL=values_BL.masked_fill(mask_BL, MASK_VALUE),
         padding_BL=None,
-        targets_BL=values_BL,
-        mask_BL=mask_BL,
-    )
+        **masking_of(values_BL.numpy(), mask_BL.numpy()),
+    ).to(options.device)
 
 
 def finetuning_losses(pair: Pair, batch: CellBatch) -> Works:
@@ -241,6 +240,7 @@ def generative_losses(pair: Pair, ids_BT: Tensor, values_BT: Tensor, n_known: in
             ids_BT[:, :n_known],
             values_BT[:, :n_known],
             unknown_gene_ids_BU=ids_BT[:, n_known:],
+            positions_BM=ids_BT[:, :0],
             heads=("gep", "gepc"),
         )
         predicted = (output[f"{head}_unknown"].float() for head in ("gep", "gepc"))
@@ -261,7 +261,8 @@ def finetuning(options: argparse.Namespace) -> None:
 def generative(options: argparse.Namespace, share: float) -> None:
     pair = networks(options)
     n_known = max(1, options.length - round(share * options.length))
-    losses = generative_losses(pair, *cells(options), n_known)
+    given = (tensor.to(options.device) for tensor in cells(options))
+    losses = generative_losses(pair, *given, n_known)
     print(f"\ngenerative step: {share:.0%} of the genes unknown; forward, backward")
     agree(options, pair, losses)
     finish = {"plain": pair.plain.zero_grad, "ours": pair.ours.zero_grad}

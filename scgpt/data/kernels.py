@@ -231,6 +231,59 @@ def fill_tokens(
     return -1
 
 
+# Passes over a whole matrix in which nothing is left out, sorted or sampled. Each does one thing:
+# the compiler handles several values at a time only in loops that write a single array.
+
+
+@njit(nogil=True, cache=True)
+def no_zeros(values):
+    """Return whether there is no stored zero."""
+    found = True
+    for i in range(values.size):
+        found &= values[i] != 0
+    return found
+
+
+@njit(nogil=True, cache=True)
+def copy_tokens(indptr, indices, column_token, head, out_ids):
+    """Write the token of every stored value, after `head` (0 or 1) places in each row.
+
+    Returns whether the column numbers of every row ascend strictly.
+    """
+    signs = np.int32(0)
+    for row in range(indptr.size - 1):
+        start, stop, shift = indptr[row], indptr[row + 1], head * (row + 1)
+        columns, ids = indices[start:stop], out_ids[start + shift : stop + shift]
+        before = np.int32(-1)
+        for i in range(columns.size):
+            # Negative unless it ascends, and the sign bit stays.
+            signs |= columns[i] - before - np.int32(1)
+            before = columns[i]
+            ids[i] = column_token[np.uint64(before)]
+    return signs >= 0
+
+
+@njit(nogil=True, cache=True)
+def copy_values(indptr, values, head, out_values):
+    """Write every stored value, after `head` (0 or 1) places in each row."""
+    for row in range(indptr.size - 1):
+        start, stop, shift = indptr[row], indptr[row + 1], head * (row + 1)
+        given, kept = values[start:stop], out_values[start + shift : stop + shift]
+        for i in range(given.size):
+            kept[i] = given[i]
+
+
+@njit(nogil=True, cache=True)
+def longest_row(rows, indptr):
+    """Return the greatest length of some rows, or -1 if one of them does not exist."""
+    longest = 0
+    for i in range(rows.size):
+        if rows[i] < 0 or rows[i] >= indptr.size - 1:
+            return -1
+        longest = max(longest, indptr[rows[i] + 1] - indptr[rows[i]])
+    return longest
+
+
 @njit(nogil=True, cache=True)
 def collate_rows(rows, indptr, ids, values, pad_id, pad_value, out_ids, out_values, padding):
     """Copy ragged rows into padded rectangles."""
@@ -246,10 +299,9 @@ def collate_rows(rows, indptr, ids, values, pad_id, pad_value, out_ids, out_valu
             to_values[j] = row_values[j]
         for j in range(n):
             to_padding[j] = False
-        for j in range(n, to_ids.size):
-            to_ids[j] = pad_id
-            to_values[j] = pad_value
-            to_padding[j] = True
+        to_ids[n:] = pad_id
+        to_values[n:] = pad_value
+        to_padding[n:] = True
 
 
 @njit(nogil=True, cache=True)

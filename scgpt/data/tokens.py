@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from scgpt.data import kernels
 from scgpt.data.keys import MASKING, TRUNCATION, seed_key
+from scgpt.data.token_rows import Rows
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class TokenizedCells:
             Width of the batch; the longest of the cells unless given.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+        longest = kernels.longest_row(rows, self.indptr)
+        if longest < 0:
             msg = f"rows reach from {rows.min()} to {rows.max()}, there are {len(self)} cells"
             raise DataError(msg)
-        longest = int((self.indptr[rows + 1] - self.indptr[rows]).max()) if rows.size else 0
         length = longest if length is None else length
         if length < longest:
             msg = f"the batch is {length} wide, one of its cells has {longest} tokens"
@@ -179,38 +180,25 @@ def tokenize(
     Raises
     ------
     DataError
-        If the shapes do not fit, two columns have the same token, a value is not finite, or a
-        row stores a column twice.
+        If shapes do not fit, columns share a token, a value is not finite or a row repeats a gene.
     """
     gene_ids = _checked_gene_ids(values, gene_ids)
-    n_places = _places(max_length, cls_id)
-    column_rank, rank_token = _ranks(gene_ids, gene_order)
-    keys = NO_KEYS if cell_keys is None else _checked_keys(cell_keys, values.shape[0])
-    head = int(cls_id is not None)
-    # The length of a cell is known only once it is filled: reserve the most it can take.
-    most = np.diff(values.indptr).astype(np.int64)
-    most = np.minimum(np.full_like(most, rank_token.size) if include_zero else most, n_places)
-    reserved = int(most.sum()) + head * most.size
-    indptr = np.zeros(most.size + 1, dtype=np.int64)
-    out_ids, out_values = np.empty(reserved, dtype=np.int32), np.empty(reserved, dtype=np.float32)
-    twice = kernels.fill_tokens(
-        values.indptr.astype(np.int64), values.indices.astype(np.int32, copy=False),
-        _finite_values(values), gene_ids, gene_order == "token", column_rank, rank_token,
-        include_zero, n_places, keys, seed_key(seed, TRUNCATION)[()], head,
-        indptr, out_ids, out_values,
-    )  # fmt: skip
-    if twice >= 0:
-        msg = f"cell {twice} stores a gene twice; call sum_duplicates() on the matrix first"
-        raise DataError(msg)
-    if head:
-        out_ids[indptr[:-1]], out_values[indptr[:-1]] = cls_id, cls_value
-    n_tokens = indptr[-1]
-    return TokenizedCells(
-        indptr=indptr,
-        gene_ids=out_ids[:n_tokens],
-        values=out_values[:n_tokens],
-        cell_keys=cell_keys,
+    keys = _checked_keys(cell_keys, values.shape[0])
+    matrix = Rows(
+        indptr=values.indptr.astype(np.int64),
+        indices=values.indices.astype(np.int32, copy=False),
+        values=_finite_values(values),
+        gene_ids=gene_ids,
+        by_token=_sorts_by_token(gene_order),
+        head=int(cls_id is not None),
     )
+    n_places, key = _places(max_length, cls_id), seed_key(seed, TRUNCATION)[()]
+    copied = None if include_zero else matrix.copied(n_places)
+    filled = copied or matrix.filled(n_places, keys, key, include_zero=include_zero)
+    indptr, out_ids, out_values = filled
+    if cls_id is not None:
+        out_ids[indptr[:-1]], out_values[indptr[:-1]] = cls_id, cls_value
+    return TokenizedCells(indptr=indptr, gene_ids=out_ids, values=out_values, cell_keys=cell_keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,20 +314,16 @@ def _places(max_length: int | None, cls_id: int | None) -> int:
     return places
 
 
-def _ranks(gene_ids: np.ndarray, gene_order: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return each column's place in the order of genes (-1: left out), and the tokens by place."""
+def _sorts_by_token(gene_order: str) -> bool:
     if gene_order not in ("token", "input"):
         msg = f"gene_order is {gene_order!r}, expected 'token' or 'input'"
         raise DataError(msg)
-    columns = np.flatnonzero(gene_ids >= 0)
-    if gene_order == "token":
-        columns = columns[np.argsort(gene_ids[columns])]
-    column_rank = np.full(gene_ids.size, -1, dtype=np.int32)
-    column_rank[columns] = np.arange(columns.size)
-    return column_rank, gene_ids[columns]
+    return gene_order == "token"
 
 
-def _checked_keys(cell_keys: np.ndarray, n_cells: int) -> np.ndarray:
+def _checked_keys(cell_keys: np.ndarray | None, n_cells: int) -> np.ndarray:
+    if cell_keys is None:
+        return NO_KEYS
     cell_keys = np.asarray(cell_keys)
     if cell_keys.shape != (n_cells,) or cell_keys.dtype != np.uint64:
         msg = (
