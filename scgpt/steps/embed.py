@@ -50,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--without-matrices", action="store_true", help="leave X, layers and raw out of the output"
     )
-    output.add_argument("--receipt", type=Path, help="write what became of every tensor, as JSON")
+    output.add_argument(
+        "--receipt",
+        type=Path,
+        help="what became of every tensor of the model, as JSON; beside the output by default",
+    )
     output.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
@@ -69,7 +73,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.source.is_file():
         msg = f"{options.source}: no such file; give an h5ad file"
         raise DataError(msg)
-    model = load_model(options.model, device=options.device, receipt_path=options.receipt)
+    receipt = options.receipt or options.out.with_suffix(".receipt.json")
+    model = load_model(options.model, device=options.device, receipt_path=receipt)
     logger.info("%s", model.receipt.summary())
     embed_file(
         options.source,

@@ -90,6 +90,8 @@ def test_every_option_reaches_the_library(source, folder, tmp_path):
     options = ["--values", "lognorm", "--gene-symbols", table, "--min-matched", "0.3"]
     options += ["--key-added", "X_mine", "--seed", "7", "--amp", "bf16", "--duplicates", "error"]
     assert run(source, folder, *options, "--without-matrices", "--quiet") == 0
+    receipt = json.loads((tmp_path / "out.receipt.json").read_text())
+    assert {row["status"] for row in receipt["tensors"]} == {"loaded"}
     found = ad.read_h5ad(tmp_path / "out.h5ad")
     assert found.X is None
     assert found.obsm["X_mine"].shape == (30, 32)
