@@ -5,7 +5,6 @@ Pure Python on the typed configuration. The Snakefile only asks the Plan; nothin
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,14 @@ from scgpt.checks import at, check_parameters, check_references
 from scgpt.config import Config, Selection, parse_config
 from scgpt.errors import ConfigError
 from scgpt.files import canonical_json
+from scgpt.panels import spelled_out
 from scgpt.provenance import code_digest
 from scgpt.static import class_parameters, function_parameters, method_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgpt.config import DatasetConfig, FigureConfig, ScaleConfig, TaskConfig
+    from scgpt.config import DatasetConfig, ScaleConfig, TaskConfig
 
 
 @dataclass(frozen=True, order=True)
@@ -115,7 +115,7 @@ class Plan:
             name
             for name, block in self.config.figures.items()
             if block.task in self.tasks
-            and (not block.method or self._first_run(block.method, block.task))
+            and (not (block.method or block.methods) or self.drawn_methods(name))
         ]
         return _select(self.settings.figures, able)
 
@@ -182,6 +182,14 @@ class Plan:
         """Return what the `coordinates` step needs to know."""
         return canonical_json({"task": task, "module": self.config.tasks[task].module})
 
+    def drawn_tables(self, figure: str) -> list[str]:
+        """Return the files that a figure reads: tables of its task, and of the jobs it draws."""
+        task = self.config.figures[figure].task
+        names = [f"results/{self.scale}/tables/{task}_{kind}.tsv" for kind in ("scores", "summary")]
+        jobs = [job.folder(self.scale) for job in self.drawn_jobs(figure)]
+        kinds = self.config.tasks[task].drawn
+        return names + [f"{folder}/{kind}.tsv" for folder in jobs for kind in kinds]
+
     def table_spec(self, task: str) -> str:
         """Return what the `table` step needs to know: the roles decide floor and ceiling."""
         block, methods = self.config.tasks[task], self.methods(task)
@@ -202,7 +210,10 @@ class Plan:
         spec = block.model_dump(include={"title", "width", "columns"})
         return canonical_json(
             {
-                "figure": {**spec, "panels": self._panels(block, datasets)},
+                "figure": {
+                    **spec,
+                    "panels": spelled_out(self.config, block, datasets, self.drawn_methods(figure)),
+                },
                 "titles": {
                     **{name: self.config.datasets[name].title for name in datasets},
                     **{name: self.config.methods[name].title for name in methods},
@@ -215,35 +226,21 @@ class Plan:
             }
         )
 
-    def _panels(self, block: FigureConfig, datasets: list[str]) -> list[dict[str, Any]]:
-        """Spell out panels that repeat: neighbours repeat together, data set by data set."""
-        panels = []
-        for repeat, group in itertools.groupby(block.panels, key=lambda panel: panel.repeat):
-            entries = [panel.model_dump(exclude={"repeat"}) for panel in group]
-            if repeat is None:
-                panels += entries
-                continue
-            for dataset in datasets:
-                title = self.config.datasets[dataset].title
-                panels += [
-                    {
-                        **entry,
-                        "where": {**entry["where"], "dataset": dataset},
-                        "title": entry["title"].replace("{dataset}", title),
-                    }
-                    for entry in entries
-                ]
-        return panels
+    def drawn_methods(self, figure: str) -> list[str]:
+        """Return the methods that a figure draws: the preferred one, and all others it names."""
+        block = self.config.figures[figure]
+        runs = self.methods(block.task)
+        wanted = [self._first_run(block.method, block.task), *block.methods]
+        return [name for name in dict.fromkeys(wanted) if name in runs]
 
     def drawn_jobs(self, figure: str) -> list[Job]:
-        """Return the jobs whose cells a figure draws: first split, first seed, every data set."""
-        block = self.config.figures[figure]
-        method = self._first_run(block.method, block.task)
-        if method is None:
-            return []
-        split, seed = self.splits(block.task)[0], self.seeds(method)[0]
+        """Return the jobs a figure draws: first split, first seed, every data set and method."""
+        task = self.config.figures[figure].task
+        split = self.splits(task)[0]
         return [
-            Job(block.task, dataset, split, method, seed) for dataset in self.datasets(block.task)
+            Job(task, dataset, split, method, self.seeds(method)[0])
+            for dataset in self.datasets(task)
+            for method in self.drawn_methods(figure)
         ]
 
     def _first_run(self, wanted: list[str], task: str) -> str | None:
@@ -325,7 +322,8 @@ class Plan:
         """
         methods = {name for task in self.tasks for name in self.methods(task)}
         models = {self.config.methods[name].model for name in methods} - {None}
-        self.catalogue.check([*self.datasets(), *sorted(models)])
+        bases = {base for name in methods for base in self.config.methods[name].knowledge}
+        self.catalogue.check([*self.datasets(), *sorted(models), *sorted(bases)])
         for name in self.prepared:
             block = self.config.datasets[name]
             with at(f"datasets.{name}.reader"):

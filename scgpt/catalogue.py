@@ -75,10 +75,12 @@ class Catalogue:
         return [name for name in known if wanted == "all" or name in wanted]
 
     def _is_possible(self, name: str) -> bool:
-        # `all` at a twin scale means: all that can be made offline.
-        resource = self.resources.get(name)
-        everything = self._config.scales[self._scale].catalogue == "all"
-        return not (everything and self.is_twin and resource is not None and not resource.twin)
+        # `all` means what can be had anywhere: no file of the user's, and offline only twins.
+        if self._config.scales[self._scale].catalogue != "all":
+            return True
+        dataset, resource = self._config.datasets.get(name), self.resources.get(name)
+        is_local = dataset is not None and dataset.kind == "local"
+        return not (is_local or (self.is_twin and resource is not None and not resource.twin))
 
     def fetch_spec(self, name: str) -> str:
         """Return what the `fetch` step needs to know."""

@@ -71,7 +71,9 @@ def check_references(config: Config) -> None:
         _check_method(name, method, config, need)
     for name, figure in config.figures.items():
         need([figure.task], config.tasks, f"figures.{name}.task")
-        need(figure.method, config.methods, f"figures.{name}.method")
+        able = [key for key, block in config.methods.items() if figure.task in block.tasks]
+        need(figure.method, able, f"figures.{name}.method")
+        need(figure.methods, able, f"figures.{name}.methods")
     for name, scale in config.scales.items():
         where = f"scales.{name}"
         need(scale.figures, config.figures, f"{where}.figures")
@@ -109,6 +111,7 @@ def _check_method(name: str, method: MethodConfig, config: Config, need: Any) ->
     need(method.tasks, config.tasks, f"{where}.tasks")
     need(method.task_params, method.tasks, f"{where}.task_params")
     need(method.scale_params, config.scales, f"{where}.scale_params")
+    need(method.knowledge, config.knowledge, f"{where}.knowledge")
     if method.model is not None:
         need([method.model], config.models, f"{where}.model")
 

@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ScgptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of our output, `head` for one, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         # A full disk, a read-only folder, a missing permission: the user's machine, not our code.
         reason = str(error.strerror or error).splitlines()[0]
@@ -98,7 +102,7 @@ def _json(text: str) -> dict[str, Any]:
 
 def _add_data_verbs(verbs: Any) -> None:
     parser = _verb(verbs, "dataset", _dataset, "read or simulate a data set (C1)")
-    _paths(parser, "output", "card")
+    _paths(parser, "output", "card", "split")
     _paths(parser, "raw", "record", required=False)
     parser = _verb(verbs, "fetch", _fetch, "fetch the files of a data set")
     _paths(parser, "folder", "record", "lock")
@@ -115,14 +119,18 @@ def _add_job_verbs(verbs: Any) -> None:
     parser = _verb(verbs, "predict", _predict, "fit a method and predict (C5)")
     _paths(parser, "data", "output", "record")
     _paths(parser, "truth", "checkpoint", required=False)
+    parser.add_argument(
+        "--knowledge", action="append", default=[], metavar="NAME=FILE", help="table of a base"
+    )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--code", default="", help="digest of the code, for the record")
     parser.add_argument("--task-module", required=True)
     parser = _verb(verbs, "score", _score, "score a prediction (C6)")
     _paths(parser, "prediction", "truth", "output")
-    parser = _verb(verbs, "coordinates", _coordinates, "tabulate the cells of a job")
-    _paths(parser, "data", "truth", "prediction", "cells", "embedding")
+    parser = _verb(verbs, "coordinates", _coordinates, "tabulate what figures draw of a job")
+    _paths(parser, "data", "truth", "prediction", "output")
+    parser.add_argument("--table", required=True, help="which of the task's tables")
     parser.add_argument("--threads", type=int, default=1)
 
 
@@ -171,6 +179,7 @@ def _dataset(options: argparse.Namespace) -> None:
         options.spec,
         output=options.output,
         card=options.card,
+        split=options.split,
         raw=options.raw,
         record=options.record,
     )
@@ -227,12 +236,17 @@ def _predict(options: argparse.Namespace) -> None:
         data=options.data,
         truth=options.truth,
         checkpoint=options.checkpoint,
+        knowledge=_named_paths(options.knowledge),
         output=options.output,
         record=options.record,
         threads=options.threads,
         code=options.code,
         module=options.task_module,
     )
+
+
+def _named_paths(pairs: list[str]) -> dict[str, Path]:
+    return {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -251,8 +265,8 @@ def _coordinates(options: argparse.Namespace) -> None:
         data=options.data,
         truth=options.truth,
         prediction=options.prediction,
-        cells=options.cells,
-        embedding=options.embedding,
+        table=options.table,
+        output=options.output,
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scgpt.errors import ConfigError
 
-Role = Literal["method", "negative_control", "positive_control"]
+Role = Literal["method", "negative_control", "positive_control", "attack"]
 Selection = Literal["all"] | list[str]
 
 
@@ -49,6 +49,11 @@ class Expected(Strict):
     n_conditions: int | None = Field(None, description="Perturbations, control not counted.")
     n_reference: int | None = Field(None, description="Cells of the reference.")
     n_query: int | None = Field(None, description="Cells of the query.")
+    n_reference_types: int | None = Field(None, description="Cell types in the reference.")
+    n_query_types: int | None = Field(None, description="Cell types in the query.")
+    n_train: int | None = Field(None, description="Conditions for training, as the file has them.")
+    n_valid: int | None = Field(None, description="Conditions for validation.")
+    n_test: int | None = Field(None, description="Conditions for testing.")
     n_sets: int | None = Field(None, description="Gene sets of a knowledge base.")
     n_regulators: int | None = None
     n_targets: int | None = None
@@ -126,6 +131,11 @@ class TaskConfig(Strict):
         description="Method that every other one is compared with, replicate by replicate: the "
         "first of these that the scale runs.",
     )
+    drawn: list[str] = Field(
+        default_factory=list,
+        description="Tables of a single job that figures draw; the module's `coordinates` makes "
+        "them.",
+    )
     splits: dict[str, SplitConfig] = Field(min_length=1)
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters of `prepare`.")
     scale_params: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -149,6 +159,9 @@ class MethodConfig(Strict):
         min_length=1, description="Task -> entry point `module:Class`: the tasks it supports."
     )
     model: str | None = Field(None, description="Checkpoint it starts from (models.yaml).")
+    knowledge: list[str] = Field(
+        default_factory=list, description="Knowledge bases it reads (knowledge.yaml)."
+    )
     stochastic: bool = Field(default=True, description="false: one seed is enough.")
     gpus: int = Field(0, ge=0)
     threads: int = Field(1, ge=1)
@@ -161,14 +174,19 @@ class PanelConfig(Strict):
     """One panel of a figure: a plot function, the table it reads, the rows it shows."""
 
     plot: str = Field(description="Entry point `module:function`.")
-    table: Literal["cells", "embedding", "scores", "summary"]
-    title: str = Field("", description="`{dataset}` stands for the title of the data set.")
+    table: Literal["cells", "embedding", "changes", "scores", "summary"]
+    title: str = Field("", description="`{dataset}`, `{method}` stand for their titles.")
     where: dict[str, str | list[str]] = Field(
         default_factory=dict, description="Column of the table -> value or values to keep."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the plot.")
-    repeat: Literal["dataset"] | None = Field(
-        None, description="dataset: once for every data set that the scale runs."
+    repeat: Literal["dataset", "method"] | None = Field(
+        None,
+        description="dataset: once for every data set that the scale runs; method: once for every "
+        "data set and every method drawn.",
+    )
+    score: str | None = Field(
+        None, description="Metric whose mean stands in the title, of the panel's own method."
     )
     span: int | None = Field(None, ge=1, description="Units of width; null: the whole row.")
     height: float = Field(2.4, gt=0, description="Inches; a row is as high as its highest panel.")
@@ -183,7 +201,11 @@ class FigureConfig(Strict):
     task: str
     method: list[str] = Field(
         default_factory=list,
-        description="Method whose cells are drawn: the first of these that the scale runs.",
+        description="Method that is drawn: the first of these that the scale runs.",
+    )
+    methods: list[str] = Field(
+        default_factory=list,
+        description="Methods that are drawn besides: all of these that the scale runs.",
     )
     width: float = Field(7.1, gt=0, description="Inches.")
     columns: int = Field(12, ge=1, description="Units of width that a row holds.")

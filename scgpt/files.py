@@ -50,6 +50,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def digest_of(value: Any) -> str:
+    """Return the hexadecimal SHA-256 of a plain value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` atomically as UTF-8."""
     with atomic_path(path) as temporary:

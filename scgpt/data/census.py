@@ -1,7 +1,7 @@
 """Cells of the CELLxGENE Census, which is a database and not a file: retrieved by a query.
 
-Needs the package `cellxgene-census`, which this project does not install: it brings a large
-database library that only this needs.
+Needs the package `cellxgene-census` in an environment of its own, `envs/census.txt`: its needs and
+those of the methods exclude each other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scgpt.errors import DataError
+from scgpt.errors import DataError, DownloadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ OBS_COLUMNS = (
     *("soma_joinid", "dataset_id", "donor_id", "cell_type", "tissue", "tissue_general"),
     *("disease", "assay", "suspension_type", "is_primary_data"),
 )
+ENVIRONMENT = ".venv-census"
 PARTITION = 200_000  # cells retrieved at once, as for the pretraining corpus of the paper
 
 
@@ -56,6 +57,8 @@ def retrieve(
     ------
     DataError
         If the package is missing, the network must not be used, or no cell is found.
+    DownloadError
+        If the database cannot be reached or breaks off.
     """
     if os.environ.get("SCGPT_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         msg = f"the Census must be asked for '{organ}', but SCGPT_OFFLINE is set; {_advice(folder)}"
@@ -63,7 +66,15 @@ def retrieve(
     client = _client(folder)
     where = organ_filter(organ) + (" and is_primary_data == True" if primary_only else "")
     folder.mkdir(parents=True, exist_ok=True)
-    parts = list(_partitions(client, folder, version, where))
+    try:
+        parts = list(_partitions(client, folder, version, where))
+    except OSError as error:
+        reason = " ".join(str(error).split())[:300]
+        msg = (
+            f"the Census {version} could not be read ({type(error).__name__}: {reason}); run this "
+            "again, what has arrived is kept"
+        )
+        raise DownloadError(msg) from error
     if not parts:
         msg = f"the Census {version} has no cell with {where}"
         raise DataError(msg)
@@ -76,9 +87,11 @@ def _client(folder: Path) -> Any:
     try:
         import cellxgene_census
     except ImportError as error:
+        python = f"{ENVIRONMENT}/bin/python"
         msg = (
-            "the CELLxGENE Census is read through the package 'cellxgene-census', which is not "
-            f"installed (pip install cellxgene-census); {_advice(folder)}"
+            "the CELLxGENE Census is read through the package 'cellxgene-census', which needs an "
+            f"environment of its own: python3.11 -m venv {ENVIRONMENT} && {python} -m pip install "
+            f"-r envs/census.txt && {python} -m scgpt data fetch {folder.name}; {_advice(folder)}"
         )
         raise DataError(msg) from error
     return cellxgene_census

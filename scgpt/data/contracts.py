@@ -105,6 +105,56 @@ ANNOTATION_PREDICTION = Schema(
     doc="C5: one predicted cell type for every test cell.",
 )
 
+INTEGRATION_TRUTH = Schema(
+    name="integration_truth",
+    version=1,
+    slots=(Slot("obs", "batch", "category"), Slot("obs", "cell_type", "category")),
+    matrix=None,
+    keys=("scale", "task", "dataset", "split"),
+    doc="C2: the batches and cell types of all cells.",
+)
+
+INTEGRATION_PREDICTION = Schema(
+    name="integration_prediction",
+    version=1,
+    slots=(Slot("obsm", "X_emb", "array"),),
+    matrix=None,
+    keys=("scale", "task", "dataset", "split", "method", "seed"),
+    doc="C5: one vector for every cell.",
+)
+
+BOXES = tuple(f"box_{name}" for name in ("low", "q1", "median", "q3", "high"))
+
+PERTURBATION_TRUTH = Schema(
+    name="perturbation_truth",
+    version=1,
+    slots=(
+        Slot("obs", "condition", "category"),
+        Slot("obs", "subgroup", "category"),
+        Slot("obs", "n_cells", "float"),
+        Slot("var", "control_mean", "float"),
+        Slot("var", "training_centroid", "float"),
+        Slot("layers", "other_half", "array", required=False),
+        Slot("layers", "de_rank", "array"),
+        *(Slot("layers", name, "array") for name in BOXES),
+    ),
+    matrix="array",
+    keys=("scale", "task", "dataset", "split"),
+    doc="C2: mean expression of the test conditions, and what a change is measured against.",
+)
+
+PERTURBATION_PREDICTION = Schema(
+    name="perturbation_prediction",
+    version=1,
+    slots=(
+        Slot("obs", "condition", "category"),
+        *(Slot("layers", name, "array", required=False) for name in BOXES),
+    ),
+    matrix="array",
+    keys=("scale", "task", "dataset", "split", "method", "seed"),
+    doc="C5: predicted mean log-normalised expression of every queried condition.",
+)
+
 
 def stamp(adata: AnnData, schema: Schema, **keys: Any) -> AnnData:
     """Write the schema, its version and the keys into `adata.uns` and return `adata`."""

@@ -6,19 +6,17 @@ import abc
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-import anndata as ad
-import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scgpt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
+
+    import anndata as ad
 
 
 class MethodParams(BaseModel):
@@ -43,6 +41,8 @@ class MethodContext:
         Folder of a pretrained model, if the declaration names one.
     truth
         The hidden answers; only handed to positive controls.
+    knowledge
+        Files of the knowledge bases that the declaration names, by name.
     scratch
         Folder the method may write to (for checkpoints of a running job); nowhere else.
     progress
@@ -54,6 +54,7 @@ class MethodContext:
     threads: int = 1
     checkpoint: Path | None = None
     truth: ad.AnnData | None = None
+    knowledge: Mapping[str, Path] = field(default_factory=dict)
     scratch: Path | None = None
     progress: bool = False
 
@@ -70,6 +71,8 @@ class Method(abc.ABC):
     history
         Loss rows of the fit: mappings with the keys epoch, step, phase, objective, value, lr,
         seconds, cells_per_second. Empty for methods without a training curve.
+    notes
+        Every rule that odd input made necessary, in words; they stand beside the scores.
     """
 
     Params: ClassVar[type[MethodParams]] = MethodParams
@@ -84,6 +87,7 @@ class Method(abc.ABC):
         self.params = params
         self.context = context
         self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
 
     @abc.abstractmethod
     def fit(self, data: ad.AnnData) -> None:
@@ -171,41 +175,3 @@ def _explain(method_class: type[Method], error: ValidationError) -> NoReturn:
     parts.extend(wrong)
     msg = f"{method_class.__name__}: " + "; ".join(parts)
     raise ConfigError(msg) from error
-
-
-def annotation_prediction(
-    cells: Sequence[str] | pd.Index,
-    labels: Sequence[str] | np.ndarray,
-    *,
-    categories: Sequence[str] | np.ndarray,
-    confidence: np.ndarray | None = None,
-    embedding: np.ndarray | None = None,
-) -> ad.AnnData:
-    """Assemble an annotation prediction (C5).
-
-    Parameters
-    ----------
-    cells
-        Names of the test cells; they become the rows.
-    labels
-        Predicted cell type per cell.
-    categories
-        Every type the method could have answered.
-    confidence
-        One number in [0, 1] per cell.
-    embedding
-        Array of shape (n_cells, width).
-
-    Returns
-    -------
-    AnnData without X: `obs["cell_type_pred"]`, and what else was given.
-    """
-    obs = pd.DataFrame(index=pd.Index(cells, dtype=object).astype(str))
-    obs["cell_type_pred"] = pd.Categorical(labels, categories=sorted(set(categories)))
-    assert not obs["cell_type_pred"].isna().any(), "a predicted label is not among the categories"
-    if confidence is not None:
-        obs["confidence"] = np.clip(np.asarray(confidence, dtype=np.float64), 0.0, 1.0)
-    prediction = ad.AnnData(obs=obs)
-    if embedding is not None:
-        prediction.obsm["X_emb"] = np.ascontiguousarray(embedding, dtype=np.float32)
-    return prediction

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgpt.errors import ConfigError, DataError
-from scgpt.methods.base import Method, annotation_prediction
+from scgpt.methods.base import Method
 from scgpt.methods.inputs import SHOWN, cell_types_of, query_cells, training_cells
+from scgpt.methods.predictions import annotation_prediction
 
 if TYPE_CHECKING:
     from anndata import AnnData

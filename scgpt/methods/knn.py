@@ -9,8 +9,9 @@ from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 
 from scgpt.errors import DataError
-from scgpt.methods.base import Method, MethodParams, annotation_prediction
+from scgpt.methods.base import Method, MethodParams
 from scgpt.methods.inputs import cell_types_of, query_cells, training_cells
+from scgpt.methods.predictions import annotation_prediction
 
 if TYPE_CHECKING:
     from anndata import AnnData

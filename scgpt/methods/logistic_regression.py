@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
 
 from scgpt.errors import DataError
-from scgpt.methods.base import Method, MethodParams, annotation_prediction
+from scgpt.methods.base import Method, MethodParams
 from scgpt.methods.inputs import (
     cell_types_of,
     cells_of,
@@ -22,6 +22,7 @@ from scgpt.methods.inputs import (
     training_cells,
     variable_genes,
 )
+from scgpt.methods.predictions import annotation_prediction
 from scgpt.training.records import rows
 
 if TYPE_CHECKING:

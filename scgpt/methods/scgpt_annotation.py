@@ -12,23 +12,23 @@ import numpy as np
 from pydantic import Field
 
 from scgpt.errors import DataError
-from scgpt.methods.base import Method, annotation_prediction
+from scgpt.methods.base import Method
 from scgpt.methods.inputs import (
     cell_types_of,
     cells_of,
-    lognorm_matrix,
     query_cells,
     training_cells,
 )
+from scgpt.methods.predictions import annotation_prediction
 from scgpt.methods.scgpt_common import (
     ScGPTParams,
+    cell_batches,
     choose_genes,
     genes_in_vocabulary,
     start_model,
-    tokenize_cells,
+    unit_length,
 )
-from scgpt.training.batches import BatchOptions, CellBatches
-from scgpt.training.determinism import derive_seed, isolated_torch
+from scgpt.training.determinism import isolated_torch
 from scgpt.training.finetune import FinetuneLoss, FinetuneRecipe, freeze_encoders
 from scgpt.training.inference import run_cell_heads
 from scgpt.training.loop import train
@@ -36,8 +36,8 @@ from scgpt.training.loop import train
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scgpt.data.tokens import TokenizedCells
     from scgpt.model.receipt import LoadReceipt
+    from scgpt.training.batches import CellBatches
     from scgpt.training.loop import TrainingResult
 
 logger = logging.getLogger(__name__)
@@ -91,14 +91,15 @@ class ScGPTAnnotation(Method):
             raise DataError(msg)
         recipe = self._recipe()
         genes = choose_genes(data, self.params)
-        self.model, self.vocab, self.receipt = start_model(
+        self.started = start_model(
             self.params,
             self.context,
             genes=genes,
             options=self._model_options(recipe),
             fresh={"cls.*": "a new classifier for the cell types of this reference"},
         )
-        self.genes = genes_in_vocabulary(genes, self.vocab)
+        self.model, _, self.receipt = self.started
+        self.genes = genes_in_vocabulary(genes, self.started.vocab)
         if recipe.freeze_encoders:
             freeze_encoders(self.model)
         sources = [
@@ -154,8 +155,7 @@ class ScGPTAnnotation(Method):
                 config=self.params.training_config(),
             )
         probabilities_BC = softmax(found["cls"])
-        embedding_BD = found["cell_embedding"].astype(np.float64)
-        embedding_BD /= np.linalg.norm(embedding_BD, axis=1, keepdims=True)
+        embedding_BD = unit_length(found["cell_embedding"])
         as_in_data = np.argsort(cells)
         return annotation_prediction(
             data.obs_names[np.sort(cells)],
@@ -172,31 +172,16 @@ class ScGPTAnnotation(Method):
     def _batches(
         self, data: AnnData, cells: np.ndarray, *, labels: np.ndarray | None, training: bool
     ) -> CellBatches:
-        params = self.params
-        return CellBatches(
-            self._tokens(data, cells),
-            pad_id=self.vocab.pad_id,
-            options=BatchOptions(
-                batch_size=params.batch_size,
-                shuffle=training,
-                buckets=params.buckets,
-                mask_ratio=params.mask_ratio if training else 0.0,
-                pad_value=self.model.config.pad_value,
-                mask_value=self.model.config.mask_value,
-            ),
-            seed=derive_seed(self.context.seed, "batches"),
-            labels=None if labels is None else np.searchsorted(self.categories, labels),
-        )
-
-    def _tokens(self, data: AnnData, cells: np.ndarray) -> TokenizedCells:
-        return tokenize_cells(
-            lognorm_matrix(data, cells, self.genes),
-            cells=data.obs_names.to_numpy().astype(str)[cells],
-            gene_ids=self.vocab.ids(self.genes),
-            cls_id=self.vocab.cls_id,
-            n_bins=self.model.config.n_bins,
+        return cell_batches(
+            data,
+            cells,
+            started=self.started,
+            genes=self.genes,
             params=self.params,
-            seed=derive_seed(self.context.seed, "tokens"),
+            seed=self.context.seed,
+            training=training,
+            mask_ratio=self.params.mask_ratio if training else 0.0,
+            labels=None if labels is None else np.searchsorted(self.categories, labels),
         )
 
 

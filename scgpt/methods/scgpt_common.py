@@ -18,6 +18,7 @@ from scgpt.methods.inputs import SHOWN, lognorm_matrix, training_cells, variable
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import open_model
+from scgpt.training.batches import BatchOptions, CellBatches
 from scgpt.training.config import TrainingConfig
 from scgpt.training.determinism import derive_seed
 
@@ -89,7 +90,8 @@ class ScGPTParams(MethodParams):
     """Stop after so many epochs without a better validation loss; None runs all epochs."""
 
     amp: Literal["off", "fp16", "bf16"] = "off"
-    """Mixed precision, on a GPU only."""
+    """Mixed precision: `bf16`, or on a GPU `fp16`; where the device cannot do it, single precision,
+    so that one plan runs everywhere."""
 
     buckets: bool = True
     """Put cells of similar length together, to save padding."""
@@ -99,7 +101,8 @@ class ScGPTParams(MethodParams):
         names = (
             "epochs", "accumulate", "learning_rate", "lr_decay", "warmup_steps", "patience", "amp",
         )  # fmt: skip
-        return TrainingConfig(**{name: getattr(self, name) for name in names}, **more)
+        same = {name: getattr(self, name) for name in names}
+        return TrainingConfig(**same, amp_required=False, **more)
 
 
 class StartedModel(NamedTuple):
@@ -222,6 +225,7 @@ def tokenize_cells(
     n_bins: int,
     params: ScGPTParams,
     seed: int,
+    cls_value: float = CLS_VALUE_FINETUNING,
 ) -> TokenizedCells:
     """Bin expression and make token sequences; all that is random is keyed by cell name.
 
@@ -237,6 +241,8 @@ def tokenize_cells(
         Token id of `<cls>` and number of bins, of the network.
     params, seed
         Of the method.
+    cls_value
+        Input value of `<cls>`.
     """
     keys = name_keys(cells)
     bins = bin_values(values, n_bins=n_bins, ties=params.ties, seed=seed, cell_keys=keys)
@@ -244,9 +250,78 @@ def tokenize_cells(
         bins,
         gene_ids,
         cls_id=cls_id,
-        cls_value=CLS_VALUE_FINETUNING,
+        cls_value=cls_value,
         include_zero=params.include_zero,
         max_length=params.max_length,
         seed=seed,
         cell_keys=keys,
     )
+
+
+def cell_batches(
+    data: AnnData,
+    cells: np.ndarray,
+    *,
+    started: StartedModel,
+    genes: np.ndarray,
+    params: ScGPTParams,
+    seed: int,
+    training: bool,
+    mask_ratio: float = 0.0,
+    cls_value: float = CLS_VALUE_FINETUNING,
+    **labels: np.ndarray | None,
+) -> CellBatches:
+    """Return some cells of the task data as batches for the network.
+
+    Parameters
+    ----------
+    data, cells
+        Task data, and positions of the cells to use.
+    started
+        The network and its vocabulary.
+    genes
+        Names of the genes to feed, all in the vocabulary.
+    params, seed
+        Of the method; the seed of the job.
+    training
+        Shuffle; without it the order stays.
+    mask_ratio
+        Share of tokens masked.
+    cls_value
+        Input value of `<cls>`.
+    **labels
+        `labels`, `batch_labels`, `groups` of `CellBatches`.
+    """
+    config = started.model.config
+    tokens = tokenize_cells(
+        lognorm_matrix(data, cells, genes),
+        cells=data.obs_names.to_numpy().astype(str)[cells],
+        gene_ids=started.vocab.ids(genes),
+        cls_id=started.vocab.cls_id,
+        n_bins=config.n_bins,
+        params=params,
+        seed=derive_seed(seed, "tokens"),
+        cls_value=cls_value,
+    )
+    options = BatchOptions(
+        batch_size=params.batch_size,
+        shuffle=training,
+        buckets=params.buckets,
+        mask_ratio=mask_ratio,
+        redraw_masks=training,
+        pad_value=config.pad_value,
+        mask_value=config.mask_value,
+    )
+    return CellBatches(
+        tokens,
+        pad_id=started.vocab.pad_id,
+        options=options,
+        seed=derive_seed(seed, "batches"),
+        **labels,
+    )
+
+
+def unit_length(embedding: np.ndarray) -> np.ndarray:
+    """Return vectors divided by their length, in double precision."""
+    embedding = embedding.astype(np.float64)
+    return embedding / np.linalg.norm(embedding, axis=1, keepdims=True)

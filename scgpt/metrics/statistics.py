@@ -211,7 +211,8 @@ def with_bounds(
         The summary with `role`, `floor` (best negative control), `ceiling` (best positive control)
         of the same task, data set, metric and group, and `scaled` = (mean - floor) /
         (ceiling - floor). Where there is no room between the two, or a control is absent, `scaled`
-        is empty and `scaled_note` says so. Scores below the floor stay negative.
+        is empty and `scaled_note` says so. Scores below the floor stay negative. The `note` of a
+        method that is better than the positive control says so: that is a finding about the metric.
 
     Raises
     ------
@@ -232,8 +233,21 @@ def with_bounds(
         problem = _no_room(floor, ceiling, sign)
         scaled = np.nan if problem else (part["mean"] - floor) / (ceiling - floor)
         added = {"floor": floor, "ceiling": ceiling, "scaled": scaled, "scaled_note": problem}
-        parts.append(part.assign(**added))
+        parts.append(_with_note_above(part.assign(**added), ceiling, sign))
     return pd.concat(parts).loc[summary.index]
+
+
+def _with_note_above(part: pd.DataFrame, ceiling: float, sign: float) -> pd.DataFrame:
+    """Say beside every score of a method that it is better than the best positive control."""
+    if "note" not in part or np.isnan(ceiling):
+        return part
+    above = (part["role"] == "method") & (sign * (part["mean"] - ceiling) > SAME)
+    words = f"better than the positive control ({ceiling:.3f})"
+    notes = [
+        _join("" if pd.isna(note) else note, words if is_above else "")
+        for note, is_above in zip(part["note"], above, strict=True)
+    ]
+    return part.assign(note=notes)
 
 
 def _check_roles(methods: Iterable[str], roles: Mapping[str, str]) -> None:

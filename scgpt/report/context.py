@@ -186,7 +186,8 @@ class SourceFile(Part):
 class Dataset(Part):
     """A data set as used.
 
-    `split` names the number of cells of each subset that the data set itself divides.
+    `split` names the number of cells (or of what `split_of` says) in each part of a data set that
+    comes divided.
     """
 
     name: str
@@ -203,6 +204,7 @@ class Dataset(Part):
     checks: tuple[CountCheck, ...] = ()
     files: tuple[SourceFile, ...] = ()
     split: dict[str, int] = {}
+    split_of: str = "cells"
     split_sha256: Text = ""
     notes: tuple[str, ...] = ()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
+    from anndata import AnnData
+
+DIVISION = ("unit", "subset", "subgroup")
 
 
 def compare(
@@ -42,16 +45,39 @@ def compare(
     return rows, warnings
 
 
-def split_card(obs: pd.DataFrame) -> dict[str, Any]:
-    """Return the size of each subset and one digest of who is in which.
+def division(adata: AnnData) -> pd.DataFrame:
+    """Return who is in which part of a data set that comes divided.
 
-    The digest does not depend on the order of the cells.
+    Returns
+    -------
+    Columns `unit` (a condition as its file writes it, or a cell), `subset` and `subgroup` (empty
+    where there is none), sorted by unit so that the order of the cells does not matter. No rows
+    where the data set is whole. `attrs["of"]` says what the units are.
     """
-    lines = sorted(f"{cell}\t{subset}\n" for cell, subset in obs["subset"].items())
-    sizes = obs["subset"].value_counts()
+    of = "cells"
+    if "division" in adata.uns:
+        table, of = adata.uns["division"], "conditions"
+    elif "subset" in adata.obs:
+        table = pd.DataFrame({"unit": adata.obs_names, "subset": adata.obs["subset"].to_numpy()})
+    else:
+        table = pd.DataFrame({"unit": []}, dtype=str)
+    table = table.reindex(columns=list(DIVISION), fill_value="").astype(str)
+    table = table.sort_values("unit", kind="stable", ignore_index=True)
+    table.attrs["of"] = of
+    return table
+
+
+def split_card(table: pd.DataFrame, sha256: str) -> dict[str, Any] | None:
+    """Return what is divided, the size of each part and the digest of the file that says so.
+
+    None where the data set is whole.
+    """
+    if table.empty:
+        return None
     return {
-        "sizes": {str(name): int(n) for name, n in sizes.items()},
-        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        "of": table.attrs["of"],
+        "sizes": {str(name): int(n) for name, n in table["subset"].value_counts().items()},
+        "sha256": sha256,
     }
 
 
@@ -83,5 +109,6 @@ def card_context(name: str, card: Mapping[str, Any]) -> dict[str, Any]:
             for key, f in card.get("files", {}).items()
         ],
         "split": split.get("sizes", {}),
+        "split_of": split.get("of", "cells"),
         "split_sha256": split.get("sha256", ""),
     }

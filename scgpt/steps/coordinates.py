@@ -1,4 +1,4 @@
-"""Step `coordinates`: the cells of one job as tidy tables, so that figures read tables only."""
+"""Step `coordinates`: what figures draw of one job, as a tidy table: they read nothing else."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ def run(
     data: Path,
     truth: Path,
     prediction: Path,
-    cells: Path,
-    embedding: Path,
+    table: str,
+    output: Path,
 ) -> None:
-    """Write the tables of cells and of their embedding (`spec`: see `Plan.coordinates_spec`)."""
+    """Write one table of a job (`spec`: see `Plan.coordinates_spec`)."""
     task = importlib.import_module(spec["module"])
     predicted = read_h5ad(prediction, task.PREDICTION)
-    tables = task.coordinates(
+    drawn = task.coordinates(
         read_h5ad(data, contracts.TASK_DATA),
         read_h5ad(truth, task.TRUTH),
         predicted,
+        table=table,
         max_cells=MAX_CELLS,
         seed=0,
     )
     record = predicted.uns[contracts.KEY]
-    for name, path in (("cells", cells), ("embedding", embedding)):
-        table = tables[name]
-        table.insert(0, "method", record["method"])
-        table.insert(0, "dataset", record["dataset"])
-        write_table(table, path)
+    drawn.insert(0, "method", record["method"])
+    drawn.insert(0, "dataset", record["dataset"])
+    write_table(drawn, output)

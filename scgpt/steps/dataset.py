@@ -8,9 +8,10 @@ from scgpt.checks import load
 from scgpt.data import contracts
 from scgpt.data.io import write_h5ad
 from scgpt.data.preprocess import check_counts, check_lognorm
+from scgpt.data.tables import write_table
 from scgpt.errors import DataError
 from scgpt.files import read_json, sha256_file, write_json
-from scgpt.steps.cards import compare, split_card
+from scgpt.steps.cards import DIVISION, compare, division, split_card
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 KEPT = ("batch", "cell_type", "condition", "donor", "measured", "study", "subset")
-KEPT_TABLES = ("changed_genes",)
+KEPT_TABLES = ("changed_genes", "written_conditions")
 COUNTED = {
     "n_batches": "batch",
     "n_donors": "donor",
@@ -33,6 +34,7 @@ def run(
     *,
     output: Path,
     card: Path,
+    split: Path,
     raw: Path | None = None,
     record: Path | None = None,
 ) -> None:
@@ -44,6 +46,9 @@ def run(
         Reader, its arguments, limits and the words of the data card.
     output, card
         The h5ad and its data card (JSON) to write.
+    split
+        The table to write of who is in which part (see `cards.division`); without rows for a data
+        set that comes whole.
     raw
         Folder of the downloaded files, for readers that take `files`.
     record
@@ -64,9 +69,12 @@ def run(
     files = {} if record is None else read_json(record)["files"]
     is_limited = adata.shape != whole
     description = describe(adata, spec, limited=is_limited, warnings=warnings, files=files)
+    parts = division(adata)
     adata.uns = {name: adata.uns[name] for name in KEPT_TABLES if name in adata.uns}
     write_h5ad(adata, output, contracts.DATASET, dataset=spec["dataset"], value_kind=value_kind)
+    write_table(parts, split, DIVISION)
     written = {
+        "split": split_card(parts, sha256_file(split)),
         "sha256": sha256_file(output),
         "size_bytes": output.stat().st_size,
         "value_kind": value_kind,
@@ -94,6 +102,28 @@ def limit(adata: AnnData, *, max_cells: int | None, max_genes: int | None) -> An
     return adata.copy()
 
 
+def count(adata: AnnData) -> dict[str, int | None]:
+    """Return every count that `expected` can name; None for what the data set does not have."""
+    types = adata.var["feature_type"]
+    found: dict[str, int | None] = {
+        "n_cells": adata.n_obs,
+        **{f"n_{kind}s": int((types == kind).sum()) for kind in ("gene", "peak", "protein")},
+    }
+    for key, column in COUNTED.items():
+        found[key] = int(adata.obs[column].nunique()) if column in adata.obs else None
+    if "condition" in adata.obs:
+        found["n_conditions"] -= int((adata.obs["condition"] == "control").any())
+    for subset in ("reference", "query"):
+        here = adata.obs[adata.obs["subset"] == subset] if "subset" in adata.obs else None
+        found[f"n_{subset}"] = None if here is None else len(here)
+        has_types = here is not None and "cell_type" in here
+        found[f"n_{subset}_types"] = int(here["cell_type"].nunique()) if has_types else None
+    parts = adata.uns["division"]["subset"] if "division" in adata.uns else None
+    for part in ("train", "valid", "test"):
+        found[f"n_{part}"] = None if parts is None else int((parts == part).sum())
+    return found
+
+
 def describe(
     adata: AnnData,
     spec: dict[str, Any],
@@ -117,18 +147,7 @@ def describe(
     files
         Downloaded files: digest, size and source of each.
     """
-    types = adata.var["feature_type"]
-    found: dict[str, int | None] = {
-        "n_cells": adata.n_obs,
-        **{f"n_{kind}s": int((types == kind).sum()) for kind in ("gene", "peak", "protein")},
-    }
-    for key, column in COUNTED.items():
-        found[key] = int(adata.obs[column].nunique()) if column in adata.obs else None
-    if "condition" in adata.obs:
-        found["n_conditions"] -= int((adata.obs["condition"] == "control").any())
-    for subset in ("reference", "query"):
-        is_known = "subset" in adata.obs
-        found[f"n_{subset}"] = int((adata.obs["subset"] == subset).sum()) if is_known else None
+    found = count(adata)
     is_twin = spec.get("twin", False)
     checks, differences = compare(found, spec["expected"], comparable=not limited and not is_twin)
     kind = "simulated twin of a download" if is_twin else spec["kind"]
@@ -140,6 +159,5 @@ def describe(
         "found": found,
         "checks": checks,
         "warnings": [*warnings, *differences],
-        "split": split_card(adata.obs) if "subset" in adata.obs else None,
         "limited": limited,
     }

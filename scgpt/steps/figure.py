@@ -25,12 +25,14 @@ def run(spec: dict[str, Any], *, tables: list[Path], pdf: Path, png: Path, tsv: 
     spec
         Declaration of the figure, titles of the names in the tables, roles of the methods.
     tables
-        `{task}_scores.tsv`, `{task}_summary.tsv`, and `cells.tsv` and `embedding.tsv` of each job
-        that is drawn.
+        `{task}_scores.tsv`, `{task}_summary.tsv`, and the tables of each job that is drawn.
     pdf, png, tsv
         Files to write.
     """
     found = gather(tables)
+    spec["figure"]["panels"] = [
+        _titled(panel, found, spec["titles"]) for panel in spec["figure"]["panels"]
+    ]
     if {"scores", "summary"} <= set(found):
         found["summary"] = _with_replicates(found["summary"], found["scores"])
     colours = method_colours(spec["roles"])
@@ -40,6 +42,26 @@ def run(spec: dict[str, Any], *, tables: list[Path], pdf: Path, png: Path, tsv: 
         with atomic_path(path) as temporary:
             save(figure, temporary)
     write_table(numbers, tsv)
+
+
+def _titled(
+    panel: dict[str, Any], found: dict[str, pd.DataFrame], titles: dict[str, str]
+) -> dict[str, Any]:
+    """Return the panel with the score that its declaration asks for added to its title."""
+    panel = dict(panel)
+    metric = panel.pop("score", None)
+    if metric is None:
+        return panel
+    where, summary = panel["where"], found["summary"]
+    rows = summary[
+        (summary["dataset"] == where.get("dataset"))
+        & (summary["method"] == where.get("method"))
+        & (summary["metric"] == metric)
+        & (summary["group"].fillna("") == "")
+    ]
+    value = rows["mean"].iloc[0] if len(rows) else float("nan")
+    words = "no value" if pd.isna(value) else f"{value:.3f}"
+    return {**panel, "title": f"{panel['title']}\n{titles.get(metric, metric)} {words}"}
 
 
 def gather(paths: list[Path]) -> dict[str, pd.DataFrame]:

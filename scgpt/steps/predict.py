@@ -26,6 +26,7 @@ def run(
     data: Path,
     truth: Path | None,
     checkpoint: Path | None,
+    knowledge: dict[str, Path],
     output: Path,
     record: Path,
     threads: int,
@@ -44,6 +45,8 @@ def run(
         C2 files; the truth is given to positive controls only.
     checkpoint
         Folder of pretrained weights, for methods that start from one.
+    knowledge
+        Tables of the knowledge bases that the method uses, by name.
     output, record
         The prediction (h5ad) and the run record (JSON) to write.
     threads
@@ -67,6 +70,7 @@ def run(
         threads=threads,
         checkpoint=checkpoint,
         truth=hidden,
+        knowledge=knowledge,
         scratch=scratch,
         progress=True,
     )
@@ -75,8 +79,10 @@ def run(
     prediction = method.predict(adata)
     keys = {name: adata.uns[contracts.KEY][name] for name in ("scale", "task", "dataset", "split")}
     keys |= {"method": spec["method"], "seed": seed}
+    if method.notes:
+        prediction.uns["notes"] = method.notes
     write_h5ad(prediction, output, task.PREDICTION, **keys)
-    inputs = {"data": data, "truth": truth}
+    inputs = {"data": data, "truth": truth, **knowledge}
     write_json(
         record,
         {
@@ -96,6 +102,7 @@ def run(
             "packages": provenance.package_versions(),
             "hardware": provenance.hardware(),
             "history": list(method.history),
+            "notes": method.notes,
             **_extras(method),
         },
     )

@@ -159,4 +159,8 @@ def _split_notes(spec: dict[str, Any], results: Path) -> list[str]:
         for dataset in block["datasets"]:
             card = read_json(results / f"{task}/{dataset}/{block['splits'][0]}/split.json")
             notes += [f"{task}, {dataset}: {note}" for note in card["notes"]]
+            notes.append(
+                f"{task}, {dataset}: the division {block['splits'][0]} has SHA-256 "
+                f"{card['split_sha256']}"
+            )
     return notes

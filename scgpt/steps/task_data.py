@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scgpt.data import contracts
 from scgpt.data.io import read_h5ad, write_h5ad
-from scgpt.files import write_json
+from scgpt.files import digest_of, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,8 @@ def run(spec: dict[str, Any], *, dataset: Path, data: Path, truth: Path, card: P
     record = source.uns[contracts.KEY]
     prepared, hidden = task.prepare(source, task.Params(**spec["params"]), seed=spec["seed"])
     keys = {key: spec[key] for key in ("scale", "task", "dataset", "split")}
-    write_json(card, {**keys, **task.describe(prepared, hidden)})
+    division = {str(cell): str(part) for cell, part in prepared.obs["split"].items()}
+    digest = {"split_sha256": digest_of(division)}
+    write_json(card, {**keys, **digest, **task.describe(prepared, hidden)})
     write_h5ad(hidden, truth, task.TRUTH, **keys)
     write_h5ad(prepared, data, contracts.TASK_DATA, **keys, value_kind=record["value_kind"])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from scgpt.data import contracts
-from scgpt.errors import ContractError, DataError
+from scgpt.errors import ConfigError, DataError
+from scgpt.tasks.common import cells_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,15 +121,7 @@ def scoring_arrays(prediction: AnnData, truth: AnnData) -> dict[str, np.ndarray]
     ContractError
         If the prediction does not cover exactly the test cells.
     """
-    missing = truth.obs_names.difference(prediction.obs_names)
-    extra = prediction.obs_names.difference(truth.obs_names)
-    if len(missing) or len(extra):
-        msg = (
-            f"the prediction must hold every test cell once: {len(missing)} are missing "
-            f"(e.g. {list(missing[:3])}), {len(extra)} are unknown (e.g. {list(extra[:3])})"
-        )
-        raise ContractError(msg)
-    predicted = prediction.obs["cell_type_pred"].reindex(truth.obs_names)
+    predicted = prediction.obs["cell_type_pred"].iloc[cells_by_name(prediction, truth)]
     return {
         "true_labels": truth.obs["cell_type"].astype(str).to_numpy(),
         "predicted_labels": predicted.astype(str).to_numpy(),
@@ -136,14 +129,22 @@ def scoring_arrays(prediction: AnnData, truth: AnnData) -> dict[str, np.ndarray]
 
 
 def coordinates(
-    data: AnnData, truth: AnnData, prediction: AnnData, *, max_cells: int, seed: int
-) -> dict[str, pd.DataFrame]:
-    """Return the tidy tables that figures draw cells from.
+    data: AnnData,
+    truth: AnnData,
+    prediction: AnnData,
+    *,
+    table: str,
+    max_cells: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return a tidy table that figures draw cells from.
 
     Parameters
     ----------
     data, truth, prediction
         The files of one job.
+    table
+        `cells` or `embedding`.
     max_cells
         The embedding table holds at most so many cells, drawn evenly from the sorted ones.
     seed
@@ -155,17 +156,30 @@ def coordinates(
     cell_type_pred, confidence. `embedding`: cell, cell_type, dim_0 ... (empty if the method gives
     no embedding).
     """
+    makers = {"cells": _cells, "embedding": _embedding}
+    if table not in makers:
+        msg = f"annotation offers the tables {', '.join(makers)} to figures, not '{table}'"
+        raise ConfigError(msg)
+    return makers[table](data, truth, prediction, max_cells=max_cells, seed=seed)
+
+
+def _cells(
+    data: AnnData,
+    truth: AnnData,
+    prediction: AnnData,
+    *,
+    max_cells: int,
+    seed: int,
+) -> pd.DataFrame:
     import pandas as pd
 
     from scgpt.data.preprocess import umap
 
-    names = truth.obs_names
-    test = data[names]
-    predicted = prediction[names].obs
-    x, y = umap(test.obsm["X_pca"], seed=seed).T
+    x, y = umap(data[truth.obs_names].obsm["X_pca"], seed=seed).T
+    predicted = prediction[truth.obs_names].obs
     cells = pd.DataFrame(
         {
-            "cell": names,
+            "cell": truth.obs_names,
             "x": x,
             "y": y,
             "cell_type": truth.obs["cell_type"].astype(str).to_numpy(),
@@ -174,19 +188,29 @@ def coordinates(
     )
     if "confidence" in predicted:
         cells["confidence"] = predicted["confidence"].to_numpy()
-    return {"cells": cells, "embedding": _embedding(cells, prediction[names], max_cells)}
+    return cells
 
 
-def _embedding(cells: pd.DataFrame, prediction: AnnData, max_cells: int) -> pd.DataFrame:
+def _embedding(
+    data: AnnData,
+    truth: AnnData,
+    prediction: AnnData,
+    *,
+    max_cells: int,
+    seed: int,
+) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
     if "X_emb" not in prediction.obsm:
         return pd.DataFrame(columns=["cell", "cell_type"])
+    cells = pd.DataFrame(
+        {"cell": truth.obs_names, "cell_type": truth.obs["cell_type"].astype(str).to_numpy()}
+    )
     order = cells.sort_values(["cell_type", "cell"]).index.to_numpy()
     if len(order) > max_cells:
         order = order[np.linspace(0, len(order) - 1, max_cells).astype(int)]
-    values = np.asarray(prediction.obsm["X_emb"])[order]
+    values = np.asarray(prediction[truth.obs_names].obsm["X_emb"])[order]
     table = pd.DataFrame(values, columns=[f"dim_{i}" for i in range(values.shape[1])])
     table.insert(0, "cell_type", cells["cell_type"].to_numpy()[order])
     table.insert(0, "cell", cells["cell"].to_numpy()[order])

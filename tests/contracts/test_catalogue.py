@@ -83,6 +83,7 @@ def test_twin_becomes_a_data_set_by_contract(fetched, tmp_path, name):
         spec,
         output=tmp_path / "x.h5ad",
         card=tmp_path / "x.json",
+        split=tmp_path / "x.split.tsv",
         raw=folder / "raw",
         record=folder / "raw.json",
     )

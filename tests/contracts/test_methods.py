@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,34 +20,49 @@ import yaml
 from scgpt.data import contracts
 from scgpt.errors import ConfigError
 from scgpt.methods.base import MethodContext, load_method, parse_params
+from scgpt.metrics.registry import compute, metrics_of
 from scgpt.model.checkpoint import save_checkpoint
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import toy_annotation
+import toy_integration
+import toy_perturbation
 
 ROOT = Path(__file__).resolve().parents[2]
 
 SCGPT = "scgpt.methods.scgpt_annotation:ScGPTAnnotation"
+INTEGRATION = "scgpt.methods.scgpt_integration:ScGPTIntegration"
+ZERO_SHOT = "scgpt.methods.scgpt_integration:ScGPTZeroShot"
+PERTURBATION = "scgpt.methods.scgpt_perturbation:ScGPTPerturbation"
+SCVI = "scgpt.methods.scvi_tools:SCVI"
+GEARS = "scgpt.methods.gears:GEARS"
+NETWORK = {
+    "d_model": 32,
+    "n_heads": 2,
+    "n_layers": 1,
+    "d_ff": 32,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "lr_decay": 1.0,
+    "amp": "off",
+}
 SMALL = {
-    SCGPT: {
-        "d_model": 32,
-        "n_heads": 2,
-        "n_layers": 1,
-        "d_ff": 32,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "epochs": 10,
-        "batch_size": 8,
-        "learning_rate": 3e-3,
-        "lr_decay": 1.0,
-        "amp": "off",
-    },
+    SCGPT: {**NETWORK, "epochs": 10},
+    INTEGRATION: {**NETWORK, "epochs": 3, "batch_size": 16},
+    ZERO_SHOT: {**NETWORK, "batch_size": 16},
+    PERTURBATION: {**NETWORK, "epochs": 4},
+    SCVI: {"max_epochs": 20, "batch_size": 32},
+    GEARS: {"epochs": 1, "hidden_size": 8},
 }
 """Parameters that make a method fast enough for the toy data, by entry point."""
 
-QUICK = {SCGPT: {"epochs": 1}}
+QUICK = {name: {"epochs": 1} for name in (SCGPT, INTEGRATION, PERTURBATION)} | {
+    SCVI: {"max_epochs": 1}
+}
 """Further ones, for tests that do not look at the result."""
 
 HISTORY_KEYS = {
@@ -63,6 +80,7 @@ class Case:
     role: str = "method"
     params: dict = field(default_factory=dict, hash=False)
     model: str | None = None
+    knowledge: tuple = ()
 
     def __str__(self):
         return f"{self.task}-{self.name}"
@@ -76,7 +94,8 @@ def declared():
             params = {**block.get("params", {}), **block.get("task_params", {}).get(task, {})}
             params |= SMALL.get(entry_point, {})
             role, model = block.get("role", "method"), block.get("model")
-            yield Case(name, task, entry_point, role, params, model)
+            knowledge = tuple(block.get("knowledge", ()))
+            yield Case(name, task, entry_point, role, params, model, knowledge)
 
 
 CASES = [
@@ -106,7 +125,32 @@ def checkpoint(tmp_path_factory):
 @cache
 def toy(task):
     """Return (data, truth) of a task; a new task adds its toy data here."""
-    return {"annotation": toy_annotation.task_data}[task](background=0.3)
+    return {
+        "annotation": lambda: toy_annotation.task_data(background=0.3),
+        "integration": toy_integration.task_data,
+        "perturbation": toy_perturbation.task_data,
+    }[task]()
+
+
+@cache
+def knowledge():
+    """Return the files of knowledge bases that fit the toy data."""
+    genes = [*sorted(toy("perturbation")[0].var_names), "Z1", "Z2"]
+    return toy_perturbation.write_knowledge(Path(tempfile.mkdtemp()), genes)
+
+
+SCHEMAS = {
+    "annotation": contracts.ANNOTATION_PREDICTION,
+    "integration": contracts.INTEGRATION_PREDICTION,
+    "perturbation": contracts.PERTURBATION_PREDICTION,
+}
+
+
+def asked(task, data):
+    """Return the names that the rows of a prediction must have, in this order."""
+    if task == "annotation":
+        return list(data.obs_names[data.obs["split"] == "test"])
+    return list(data.obs_names) if task == "integration" else list(data.uns["queries"])
 
 
 def run(case, data, *, checkpoint=None, scratch=None, seed=0, quick=False):
@@ -117,6 +161,7 @@ def run(case, data, *, checkpoint=None, scratch=None, seed=0, quick=False):
         seed=seed,
         checkpoint=checkpoint if case.model else None,
         truth=toy(case.task)[1] if case.role == "positive_control" else None,
+        knowledge={name: knowledge()[name] for name in case.knowledge},
         scratch=scratch,
     )
     method = found(parse_params(found, params), context)
@@ -136,9 +181,9 @@ def outcome(case, checkpoint):
 
 
 def assert_equal(first, second):
-    """Compare two predictions by cell name, to the last bit."""
+    """Compare two predictions by the names of rows and genes, to the last bit."""
     assert set(first.obs_names) == set(second.obs_names)
-    second = second[first.obs_names]
+    second = second[first.obs_names, first.var_names]
     assert list(first.obs) == list(second.obs)
     for column in first.obs:
         one, two = (p.obs[column] for p in (first, second))
@@ -148,24 +193,36 @@ def assert_equal(first, second):
     assert set(first.obsm) == set(second.obsm)
     for slot in first.obsm:
         assert np.array_equal(first.obsm[slot], second.obsm[slot]), slot
+    for slot in (None, *first.layers):
+        one, two = ((p.X if slot is None else p.layers[slot]) for p in (first, second))
+        assert (one is None) == (two is None)
+        assert one is None or np.array_equal(one, two), slot
 
 
 def test_the_prediction_passes_its_schema(case, outcome):
     prediction = outcome[0].copy()
-    schema = {"annotation": contracts.ANNOTATION_PREDICTION}[case.task]
+    schema = SCHEMAS[case.task]
     keys = dict.fromkeys(schema.keys, "toy") | {"seed": 0}
     contracts.check(contracts.stamp(prediction, schema, **keys), schema)
 
 
-def test_the_rows_are_the_test_cells_in_their_order(case, outcome):
+def test_the_rows_are_what_was_asked_for_in_its_order(case, outcome):
     data, _ = toy(case.task)
-    assert list(outcome[0].obs_names) == list(data.obs_names[data.obs["split"] == "test"])
-    labels = outcome[0].obs["cell_type_pred"]
-    assert not labels.isna().any()
-    if "X_emb" in outcome[0].obsm:
-        embedding = outcome[0].obsm["X_emb"]
-        assert np.isfinite(embedding).all()
-        assert np.allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+    prediction = outcome[0]
+    assert list(prediction.obs_names) == asked(case.task, data)
+    if case.task == "annotation":
+        assert not prediction.obs["cell_type_pred"].isna().any()
+    if case.task == "perturbation":
+        assert list(prediction.var_names) == list(data.var_names)
+    if "X_emb" in prediction.obsm:
+        assert np.isfinite(prediction.obsm["X_emb"]).all()
+
+
+def test_scgpt_embeddings_have_unit_length(case, outcome):
+    if "scgpt_" not in case.entry_point or "X_emb" not in outcome[0].obsm:
+        pytest.skip("for embeddings of scGPT")
+    lengths = np.linalg.norm(outcome[0].obsm["X_emb"], axis=1)
+    assert np.allclose(lengths, 1, atol=1e-5)
 
 
 def test_the_input_is_not_changed(case, checkpoint):
@@ -195,7 +252,7 @@ def test_same_seed_same_output_and_the_order_of_cells_and_genes_is_nothing(
     np.random.seed(99)  # noqa: NPY002 a method must not look at the global generators
     torch.rand(5)
     prediction, _ = run(case, shuffled, checkpoint=checkpoint)
-    assert list(prediction.obs_names) != list(outcome[0].obs_names)
+    assert list(prediction.obs_names) == asked(case.task, shuffled)
     assert_equal(outcome[0], prediction)
 
 
@@ -255,6 +312,7 @@ def test_files_are_written_to_scratch_only_and_nothing_foreign_is_read(
     run(case, data, checkpoint=checkpoint, scratch=scratch, quick=True)
     FileWatch.active = False
     own = (str(scratch), *PROGRAM_FILES, *([str(checkpoint)] if case.model else []))
+    own += tuple(str(knowledge()[name]) for name in case.knowledge)
     foreign = [path for path, _ in FileWatch.opened if not path.startswith(own)]
     assert foreign == []
     written = [path for path, writes in FileWatch.opened if writes and not path.startswith("/dev/")]
@@ -274,13 +332,33 @@ def test_history_rows_have_their_keys(outcome):
         assert np.isfinite(row["value"])
 
 
+def score(task, prediction, truth):
+    """Return the value of one telling metric of the task."""
+    if task == "annotation":
+        return toy_annotation.accuracy(prediction, truth)
+    wanted = {"integration": "avg_bio", "perturbation": "discrimination_l2"}[task]
+    metrics = metrics_of([f"scgpt.metrics.{task}"], task)
+    arrays = importlib.import_module(f"scgpt.tasks.{task}").scoring_arrays(prediction, truth)
+    rows = compute(next(metric for metric in metrics if metric.name == wanted), arrays)
+    return next(row["value"] for row in rows if not row["group"])
+
+
+def limits(task, truth):
+    """Return what no negative control exceeds, what a positive one reaches, and a method beats."""
+    if task == "annotation":
+        majority = (truth.obs["cell_type"] == "T").mean()
+        return majority, 1.0, majority + 0.2
+    # Networks that were trained for seconds, or not at all, need not beat much here.
+    return {"integration": (0.3, 0.999, 0.1), "perturbation": (0.6, 0.95, 0.4)}[task]
+
+
 def test_scores_stand_where_the_role_puts_them(case, outcome):
     _, truth = toy(case.task)
-    majority = (truth.obs["cell_type"] == "T").mean()
-    score = toy_annotation.accuracy(outcome[0], truth)
+    value = score(case.task, outcome[0], truth)
+    floor, ceiling, beaten = limits(case.task, truth)
     if case.role == "positive_control":
-        assert score == 1.0
-    elif case.role == "negative_control":
-        assert score <= majority
+        assert value >= ceiling
+    elif case.role in ("negative_control", "attack"):
+        assert value <= floor
     else:
-        assert score > majority + 0.2
+        assert value > beaten

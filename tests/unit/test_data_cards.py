@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from scgpt.errors import ContractError
 from scgpt.files import read_json, write_json
 from scgpt.report.render import render_cards
 from scgpt.steps import dataset
-from scgpt.steps.cards import card_context, compare, split_card
+from scgpt.steps.cards import card_context, compare, division, split_card
 
 EXPECTED = {"n_cells": 100, "n_genes": 50, "n_batches": None, "source": "doi:10.1/x"}
 
@@ -37,13 +39,21 @@ def test_count_that_cannot_be_made_is_a_difference():
     assert len(warnings) == 1
 
 
-def test_digest_of_a_division_depends_on_cells_not_on_their_order():
+def test_division_of_cells_does_not_depend_on_their_order():
     obs = pd.DataFrame({"subset": ["reference", "query", "query"]}, index=["a", "b", "c"])
-    card, turned = split_card(obs), split_card(obs[::-1])
-    assert card == turned
-    assert card["sizes"] == {"query": 2, "reference": 1}
-    other = obs.assign(subset=["query", "reference", "query"])
-    assert split_card(other)["sha256"] != card["sha256"]
+    adata = anndata.AnnData(np.ones((3, 2), dtype=np.float32), obs=obs)
+    table = division(adata)
+    pd.testing.assert_frame_equal(table, division(adata[::-1]))
+    assert table["unit"].tolist() == ["a", "b", "c"]
+    assert table["subgroup"].tolist() == ["", "", ""]
+    expected = {"of": "cells", "sizes": {"query": 2, "reference": 1}, "sha256": "x"}
+    assert split_card(table, "x") == expected
+
+
+def test_whole_set_has_no_division():
+    table = division(anndata.AnnData(np.ones((3, 2), dtype=np.float32)))
+    assert list(table.columns) == ["unit", "subset", "subgroup"]
+    assert split_card(table, "x") is None
 
 
 def card(**changes):
@@ -87,6 +97,7 @@ def test_page_shows_everything_a_reader_asks_for():
         "12,345",
         "https://x.org/a",
         "reference 1 cells",
+        "b" * 64,
         "cells",
     ):
         assert text in html, text
@@ -128,7 +139,13 @@ def made(tmp_path):
                 "value_kind": "lognorm",
             },
             "limits": {"max_cells": None, "max_genes": None} | limits,
-            "expected": {"n_cells": 30, "n_genes": 13, "n_reference": 31, "source": "the paper"},
+            "expected": {
+                "n_cells": 30,
+                "n_genes": 13,
+                "n_reference": 31,
+                "n_reference_types": 3,
+                "source": "the paper",
+            },
             "kind": "download",
             "twin": False,
             "notes": [],
@@ -138,6 +155,7 @@ def made(tmp_path):
             spec,
             output=tmp_path / "out.h5ad",
             card=tmp_path / "card.json",
+            split=tmp_path / "split.tsv",
             raw=tmp_path,
             record=tmp_path / "raw.json",
         )
@@ -152,15 +170,30 @@ def test_step_names_what_differs_from_the_paper(made):
         "declared lognorm, but the file holds whole numbers: used as counts",
         "n_genes: found 12, expected 13 (the paper)",
         "n_reference: found 30, expected 31 (the paper)",
+        "n_reference_types: found 2, expected 3 (the paper)",
     ]
     assert {row["count"]: row["agrees"] for row in card["checks"]} == {
         "n_cells": True,
         "n_genes": False,
         "n_reference": False,
+        "n_reference_types": False,
     }
     assert card["value_kind"] == "counts"
     assert card["files"]["x.h5ad"]["url"] == "https://x.org/x.h5ad"
     assert not card["limited"]
+
+
+def test_division_is_a_file_and_its_digest_is_on_the_card(made, tmp_path):
+    card = made()
+    text = (tmp_path / "split.tsv").read_text()
+    lines = text.splitlines()
+    assert lines[:2] == ["unit\tsubset\tsubgroup", "c0\treference\t"]
+    assert len(lines) == 31
+    assert card["split"] == {
+        "of": "cells",
+        "sizes": {"reference": 30},
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def test_limits_that_cut_nothing_do_not_stop_the_comparison(made):

@@ -11,10 +11,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy.sparse import csr_matrix
 
 from scgpt.data import census
-from scgpt.errors import DataError
+from scgpt.errors import DataError, DownloadError
 
 N_CELLS, GENES = 25, ["A", "B", "C"]
 
@@ -81,7 +82,7 @@ def test_cells_are_retrieved_in_partitions_and_joined(client, tmp_path):
 
 def test_broken_retrieval_goes_on_where_it_stopped(client, tmp_path):
     client.break_after = 2
-    with pytest.raises(ConnectionError):
+    with pytest.raises(DownloadError, match="what has arrived is kept"):
         census.retrieve(tmp_path, version="2023-05-15", organ="pancreas")
     assert not (tmp_path / "cells.h5ad").exists()
     client.break_after = None
@@ -102,3 +103,25 @@ def test_offline_is_respected(client, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="SCGPT_OFFLINE is set; or retrieve the cells elsewhere"):
         census.retrieve(tmp_path, version="2023-05-15", organ="pancreas")
     assert client.asked == []
+
+
+def test_missing_package_is_explained_with_the_commands(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cellxgene_census", None)
+    monkeypatch.delenv("SCGPT_OFFLINE", raising=False)
+    with pytest.raises(DataError) as caught:
+        census.retrieve(tmp_path / "census_pancreas", version="2023-05-15", organ="pancreas")
+    message = str(caught.value)
+    assert "pip install -r envs/census.txt" in message
+    assert "python -m scgpt data fetch census_pancreas" in message
+
+
+def test_environment_shares_its_versions_with_the_main_one(root):
+    """Both write and read the same files, and conda makes the same environment as pip."""
+    lines = (root / "envs/census.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert pins[0].startswith("cellxgene-census==")
+    lock = (root / "envs/python.lock.txt").read_text()
+    assert [pin for pin in pins[1:] if f"\n{pin} \\\n" not in lock] == []
+    assert "\ncellxgene-census==" not in lock
+    conda = yaml.safe_load((root / "envs/census.yaml").read_text())
+    assert conda["dependencies"][-1] == {"pip": pins}

@@ -134,7 +134,7 @@ def test_local_copy_is_taken_offline(project, tmp_path, monkeypatch, capsys):
 def test_what_needs_a_query_says_how_to_get_it(project, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cellxgene_census", None)
     assert scgpt(project, "fetch", "census_pancreas") == 2
-    assert "pip install cellxgene-census" in capsys.readouterr().err
+    assert "pip install -r envs/census.txt" in capsys.readouterr().err
     folder = project / "results/raw/census_pancreas"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cells.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(2000))

@@ -10,7 +10,7 @@ import pytest
 
 LAYER_0 = {
     *("errors", "files", "config", "checks", "static"),
-    *("catalogue", "benchmark", "provenance"),
+    *("catalogue", "benchmark", "panels", "provenance"),
 }
 ALLOWED = {
     "data": LAYER_0 | {"data"},

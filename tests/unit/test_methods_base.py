@@ -9,10 +9,10 @@ from scgpt.methods.base import (
     Method,
     MethodContext,
     MethodParams,
-    annotation_prediction,
     load_method,
     parse_params,
 )
+from scgpt.methods.predictions import annotation_prediction
 
 
 class ToyParams(MethodParams):

@@ -27,6 +27,10 @@ QUICK = {**SIZES, "epochs": 1, "batch_size": 16}
 SPECIALS = ["<pad>", "<cls>", "<eoc>"]
 
 
+def tokens_of(method, data, cells):
+    return method._batches(data, cells, labels=None, training=False).cells
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     with isolated_torch("cpu", threads=1):
@@ -120,11 +124,11 @@ def test_gene_ids_come_from_the_vocabulary_of_the_checkpoint(toy, tmp_path):
     pretrained(tmp_path, [f"G{i}" for i in reversed(range(5, 40))])
     method = fitted(data, {**QUICK, "init": "checkpoint"}, checkpoint=tmp_path)
     assert sorted(method.genes) == sorted(f"G{i}" for i in range(5, 30))
-    tokens = method._tokens(data, np.array([0]))
+    tokens = tokens_of(method, data, np.array([0]))
     row = data.layers["lognorm"][0].toarray().ravel()
     expressed = {39 - i for i in range(5, 30) if row[i] > 0}
     assert set(tokens.gene_ids[1:]) == expressed
-    assert (tokens.gene_ids[0], tokens.values[0]) == (method.vocab.cls_id, 0.0)
+    assert (tokens.gene_ids[0], tokens.values[0]) == (method.started.vocab.cls_id, 0.0)
 
 
 def test_no_known_gene_is_an_error_and_few_are_a_warning(toy, tmp_path, caplog):
@@ -146,7 +150,7 @@ def test_the_checkpoint_decides_sizes_and_bins(toy, tmp_path):
     params = {**QUICK, "d_model": 64, "n_bins": 51, "init": "checkpoint"}
     method = fitted(data, params, checkpoint=tmp_path)
     assert method.model.config.d_model == 16
-    assert method._tokens(data, np.arange(50)).values.max() == 4
+    assert tokens_of(method, data, np.arange(50)).values.max() == 4
 
 
 def test_init_and_checkpoint_must_agree(toy, tmp_path):
@@ -196,10 +200,10 @@ def test_test_cells_do_not_choose_the_genes(toy):
 def test_max_length_and_include_zero_shape_the_sequences(toy):
     data, _ = toy
     cells = np.arange(20)
-    assert fitted(data, {**QUICK, "include_zero": True})._tokens(data, cells).lengths.tolist() == (
-        [31] * 20
-    )
-    assert fitted(data, {**QUICK, "max_length": 6})._tokens(data, cells).lengths.max() == 6
+    assert tokens_of(
+        fitted(data, {**QUICK, "include_zero": True}), data, cells
+    ).lengths.tolist() == ([31] * 20)
+    assert tokens_of(fitted(data, {**QUICK, "max_length": 6}), data, cells).lengths.max() == 6
 
 
 def test_without_validation_cells_the_last_epoch_counts(toy, caplog):

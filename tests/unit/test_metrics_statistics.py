@@ -277,3 +277,17 @@ def test_holm_by_hand():
     assert adjusted[[0, 1, 3, 4]].tolist() == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert np.isnan(adjusted[2])
     assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+
+
+def test_a_method_above_the_positive_control_is_said_beside_the_number():
+    rows = {"a": 0.9, "b": 0.7, "null": 0.1, "top": 0.8}
+    summary = pd.DataFrame(
+        {"task": "t", "dataset": "d", "metric": "m", "group": "", "method": list(rows)}
+    ).assign(mean=list(rows.values()), note=["one replicate", "", "", ""])
+    roles = {"a": "method", "b": "method", "null": "negative_control", "top": "positive_control"}
+    notes = with_bounds(summary, roles).set_index("method")["note"]
+    assert notes["a"] == "one replicate; better than the positive control (0.800)"
+    assert list(notes[["b", "null", "top"]]) == ["", "", ""]
+    downwards = with_bounds(summary, roles, higher_is_better={"m": False})
+    assert "better" in downwards.set_index("method")["note"]["b"]
+    assert "better" not in downwards.set_index("method")["note"]["a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 
 import numpy as np
@@ -107,6 +108,33 @@ def test_directions_of_trrust(tmp_path):
     (tmp_path / "trrust_rawdata.human.tsv").write_text("A\tB\tup\t1\n")
     with pytest.raises(DataError, match="expected regulator, target, direction"):
         read.read_trrust(tmp_path)
+
+
+def test_vocabulary_is_a_set_in_the_order_of_its_ids(tmp_path):
+    twin.vocabulary(tmp_path, seed=0, name="v")
+    ids = json.loads((tmp_path / "v.json").read_text())
+    table = read.read_vocabulary(tmp_path, name="v")
+    assert table["gene"].tolist() == sorted(ids, key=ids.get) == sorted(ids)
+    assert list(ids) != sorted(ids)
+    assert set(table["set"]) == {"v"}
+    (tmp_path / "v.json").write_text('{"<pad>": 0, "A": 1, "B": 2}')
+    assert read.read_vocabulary(tmp_path, name="v")["gene"].tolist() == ["A", "B"]
+    (tmp_path / "v.json").write_text('{"A": 1, "B": 2}')
+    with pytest.raises(DataError, match="without holes"):
+        read.read_vocabulary(tmp_path, name="v")
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "ends"),
+    [
+        ("default_gene_vocab", 48292, ("A12M1", "ZZZ3")),
+        ("default_census_vocab", 60694, ("A1BG", "RP5-973N23.5")),
+    ],
+)
+def test_real_vocabulary(shared_dir, name, n, ends):
+    genes = read.read_vocabulary(shared_dir / "data/vocab", name=name)["gene"]
+    assert len(genes) == n
+    assert (genes.iloc[0], genes.iloc[-1]) == ends
 
 
 def test_real_reactome(shared_dir):

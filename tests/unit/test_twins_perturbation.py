@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
+from scgpt.data.perturbation_splits import simulation_split
 from scgpt.data.readers.perturbation import perturbed_genes, read_gears, read_scperturb
 from scgpt.data.twins import perturbation
 from scgpt.errors import DataError
@@ -114,6 +116,38 @@ def test_ranking_of_the_file_is_kept_by_symbol(silenced):
     assert table.shape == (12, 20)
     assert set(table.index) == set(perturbed_genes(adata.obs["condition"]))
     assert all(gene in table.loc[gene].to_numpy()[:3] for gene in table.index)
+
+
+def test_published_division_is_of_the_spellings_in_the_file(activated):
+    folder, adata = activated
+    table = adata.uns["division"].set_index("unit")
+    written = set(anndata.read_h5ad(folder / "perturb_processed.h5ad").obs["condition"]) - {"ctrl"}
+    assert set(table.index) == written
+    found = simulation_split(sorted(written), seed=1)
+    for subset in ("train", "valid", "test"):
+        assert set(table.index[table["subset"] == subset]) == set(getattr(found, subset))
+    held = table[table["subset"] == "test"]
+    assert held["subgroup"].to_dict() == found.subgroup
+    assert set(table["subgroup"][table["subset"] != "test"]) == {""}
+    other = read_gears(folder, split_seed=2).uns["division"].set_index("unit")
+    assert (other["subset"] != table["subset"]).any()
+
+
+@pytest.mark.parametrize(
+    ("n_genes", "sizes"), [(86, (57, 7, 22)), (1543, (1041, 116, 386)), (1092, (737, 82, 273))]
+)
+def test_published_sizes_of_divided_singles(n_genes, sizes):
+    """Adamson and RPE1; K562 before 5 conditions were left out (published: 737, 78, 272)."""
+    found = simulation_split([f"G{i:04d}+ctrl" for i in range(n_genes)], seed=1)
+    assert (len(found.train), len(found.valid), len(found.test)) == sizes
+
+
+def test_file_without_perturbations_is_whole(silenced, tmp_path):
+    source = anndata.read_h5ad(silenced[0] / "perturb_processed.h5ad")
+    source = source[source.obs["condition"] == "ctrl"].copy()
+    source.uns.clear()
+    source.write_h5ad(tmp_path / "perturb_processed.h5ad")
+    assert read_gears(tmp_path).uns["division"].empty
 
 
 def test_counts_of_scperturb_are_those_behind_the_file_of_gears(activated):

@@ -89,6 +89,7 @@ def make_dataset(path, folder, **params):
     return scgpt(
         *("dataset", "--spec", dataset_spec(path, **params)),
         *("--output", folder / "own_c1.h5ad", "--card", folder / "own.json"),
+        *("--split", folder / "own.split.tsv"),
     )
 
 
@@ -256,7 +257,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(cells, tmp_path):
         "runpy.run_module('scgpt', run_name='__main__')"
     )
     arguments = ["dataset", "--spec", dataset_spec(cells()), "--output", tmp_path / "own_c1.h5ad"]
-    arguments += ["--card", tmp_path / "own.json"]
+    arguments += ["--card", tmp_path / "own.json", "--split", tmp_path / "own.split.tsv"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

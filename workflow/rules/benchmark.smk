@@ -2,8 +2,8 @@
 
 Inputs: results/{scale}/datasets/{dataset}.h5ad (C1).
 Outputs: data.h5ad and truth.h5ad per split (C2); prediction.h5ad (C5), run.json (C8) and
-metrics.tsv (C6) per job; cells.tsv and embedding.tsv per drawn job; scores.tsv and runs.tsv per
-data set.
+metrics.tsv (C6) per job; the tables that figures draw (cells.tsv, ...) per drawn job; scores.tsv and
+runs.tsv per data set.
 """
 
 
@@ -103,10 +103,9 @@ rule coordinates:
         truth="results/{scale}/{task}/{dataset}/{split}/truth.h5ad",
         prediction="results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/prediction.h5ad",
     output:
-        cells="results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/cells.tsv",
-        embedding="results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/embedding.tsv",
+        "results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/{drawn}.tsv",
     log:
-        "results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/coordinates.log",
+        "results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/{drawn}.log",
     conda:
         "../../envs/python.yaml"
     params:
@@ -120,8 +119,8 @@ rule coordinates:
         " --data {input.data:q}"
         " --truth {input.truth:q}"
         " --prediction {input.prediction:q}"
-        " --cells {output.cells:q}"
-        " --embedding {output.embedding:q}"
+        " --table {wildcards.drawn}"
+        " --output {output:q}"
         " --threads {threads}"
         " 2> {log:q}"
 

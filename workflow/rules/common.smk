@@ -55,6 +55,7 @@ wildcard_constraints:
     split=one_of({name for task in PLAN.config.tasks.values() for name in task.splits}),
     method=one_of(PLAN.config.methods),
     figure=one_of(PLAN.config.figures),
+    drawn=one_of({name for task in PLAN.config.tasks.values() for name in task.drawn}),
     seed=r"\d+",
 
 
@@ -88,7 +89,7 @@ def card_files(wildcards):
 
 
 def method_inputs(wildcards):
-    """The truth, for positive controls alone; the record of a fetched checkpoint, if it has one."""
+    """The truth, for positive controls alone; checkpoint and knowledge, for methods that name them."""
     folder = "results/{scale}/{task}/{dataset}/{split}".format(**wildcards)
     method = method_of(wildcards)
     files = {"data": f"{folder}/data.h5ad"}
@@ -96,6 +97,8 @@ def method_inputs(wildcards):
         files["truth"] = f"{folder}/truth.h5ad"
     if method.model is not None:
         files["checkpoint"] = plan(wildcards).catalogue.record(method.model)
+    for name in method.knowledge:
+        files[f"knowledge_{name}"] = f"results/{wildcards.scale}/knowledge/{name}.tsv"
     return files
 
 
@@ -104,6 +107,8 @@ def method_flags(wildcards):
     flags = [f"--truth {files['truth']}"] if "truth" in files else []
     if "checkpoint" in files:
         flags.append(f"--checkpoint {files['checkpoint'].removesuffix('.json')}")
+    for name in method_of(wildcards).knowledge:
+        flags.append(f"--knowledge {name}={files[f'knowledge_{name}']}")
     return " ".join(flags)
 
 
@@ -129,20 +134,7 @@ def per_dataset(name):
 
 
 def figure_tables(wildcards):
-    """The tables of the figure's task and the cells of the jobs that it draws."""
-    task = PLAN.config.figures[wildcards.figure].task
-    tables = [
-        f"results/{wildcards.scale}/tables/{task}_{name}.tsv"
-        for name in ("scores", "summary")
-    ]
-    folders = [
-        job.folder(wildcards.scale)
-        for job in plan(wildcards).drawn_jobs(wildcards.figure)
-    ]
-    cells = [
-        f"{folder}/{name}.tsv" for folder in folders for name in ("cells", "embedding")
-    ]
-    return tables + cells
+    return plan(wildcards).drawn_tables(wildcards.figure)
 
 
 def plot_functions(wildcards):

@@ -3,16 +3,20 @@
 Inputs: config/datasets.yaml, config/knowledge.yaml.
 Outputs: results/raw/{resource}/ (public files, shared by all scales) or, at a scale that rehearses
 with twins, results/{scale}/twins/{resource}/ and results/{scale}/raw/{resource}/, each with a
-record {resource}.json; results/{scale}/datasets/{dataset}.h5ad (C1) and its card {dataset}.json;
+record {resource}.json; results/{scale}/datasets/{dataset}.h5ad (C1), its card {dataset}.json and
+{dataset}.split.tsv, which says what is in which published part;
 results/{scale}/knowledge/{knowledge}.tsv and its card; results/{scale}/data_cards.html.
 
 The records are what the rules declare, not the folders: Snakemake deletes the outputs of a failed
 job, and an interrupted download must stay to be continued.
 """
 
+RETRIEVED = [name for name, block in PLAN.catalogue.resources.items() if block.retrieve]
+
 
 localrules:
     fetch,
+    retrieve,
 
 
 # No `code` here: what a public file is does not depend on how it was fetched.
@@ -21,6 +25,10 @@ rule fetch:
         "results/raw/{resource}.json",
     log:
         "results/raw/{resource}.log",
+    wildcard_constraints:
+        resource=one_of(
+            [name for name in PLAN.catalogue.resources if name not in RETRIEVED]
+        ),
     conda:
         "../../envs/python.yaml"
     params:
@@ -34,6 +42,14 @@ rule fetch:
         " --record {output:q}"
         " --lock {params.lock:q}"
         " 2> {log:q}"
+
+
+# What is queried from a database needs the database's own client, which excludes other packages.
+use rule fetch as retrieve with:
+    wildcard_constraints:
+        resource=one_of(RETRIEVED),
+    conda:
+        "../../envs/census.yaml"
 
 
 rule twin:
@@ -87,6 +103,7 @@ rule dataset:
     output:
         data="results/{scale}/datasets/{dataset}.h5ad",
         card="results/{scale}/datasets/{dataset}.json",
+        split="results/{scale}/datasets/{dataset}.split.tsv",
     log:
         "results/{scale}/datasets/{dataset}.log",
     benchmark:
@@ -105,6 +122,7 @@ rule dataset:
         " {params.raw}"
         " --output {output.data:q}"
         " --card {output.card:q}"
+        " --split {output.split:q}"
         " 2> {log:q}"
 
 

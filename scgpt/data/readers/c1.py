@@ -162,6 +162,16 @@ def condition_name(written: str) -> str:
     return "+".join(sorted(genes)) or CONTROL
 
 
+def spellings(written: pd.Series) -> pd.DataFrame:
+    """Return how a file spells each condition: index as C1 has it, column `written`.
+
+    The spelling of a pair decides how GEARS divides the conditions; of several, the first counts.
+    """
+    text = written.astype(str)
+    table = pd.DataFrame({"written": text.to_numpy()}, index=text.map(condition_name).to_numpy())
+    return table[~table.index.duplicated()]
+
+
 def column_of(
     obs: pd.DataFrame, names: str | Sequence[str], *, where: str, optional: bool = False
 ) -> pd.Series | None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from scgpt.data import restricted_pickle
 from scgpt.data.readers.c1 import column_of
+from scgpt.data.vocab import GeneVocab
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
@@ -151,6 +152,20 @@ def read_gene_list(files: Path, *, file: str, name: str) -> pd.DataFrame:
         msg = f"{files / file}: expected a list of genes, found {type(content).__name__}"
         raise DataError(msg)
     return _table([(name, gene) for gene in dict.fromkeys(content)], ["set", "gene"])
+
+
+def read_vocabulary(files: Path, *, name: str) -> pd.DataFrame:
+    """Read the tokens of a vocabulary (`NAME.json`, token -> id) as one gene set, in their order.
+
+    Special tokens (`<pad>` and the like) are left out.
+
+    Raises
+    ------
+    DataError
+        If the file is not a one-to-one map onto 0 ... n-1.
+    """
+    tokens = GeneVocab.from_json(files / f"{name}.json").tokens
+    return _table([(name, gene) for gene in tokens if not gene.startswith("<")], ["set", "gene"])
 
 
 def read_gaf(

@@ -1,19 +1,26 @@
-"""A user's own h5ad file as a data set: name its columns in the configuration, write no code."""
+"""A user's own h5ad file as a data set: name its columns in the configuration, write no code.
+
+Where the readers of public files mend and say so, this one refuses: the user can mend the file.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scgpt.data.io import open_h5ad
 from scgpt.data.preprocess import check_counts, check_lognorm
+from scgpt.data.readers.c1 import as_csr, condition_name, data_set, spellings
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+    from scgpt.data.readers.c1 import ValueKind
 
 KEPT = ("batch", "cell_type", "condition", "donor")
 
@@ -22,7 +29,7 @@ def read_h5ad(
     *,
     path: str,
     columns: dict[str, str],
-    value_kind: Literal["counts", "lognorm"] = "counts",
+    value_kind: ValueKind = "counts",
     layer: str | None = None,
     gene_symbol: str | None = None,
     gene_id: str | None = None,
@@ -34,9 +41,10 @@ def read_h5ad(
     Parameters
     ----------
     path
-        The file; relative to the folder that the workflow runs in.
+        The file; relative to the folder that the workflow runs in, or to `SCGPT_LOCAL_DATA`.
     columns
-        Our name (batch, cell_type, condition, donor) to the name of the column in `obs`.
+        Our name (batch, cell_type, condition, donor) to the name of the column in `obs`. Conditions
+        may be written as `A+ctrl`, `ctrl` and the like.
     value_kind
         What the matrix holds: raw counts, or log-normalised values.
     layer
@@ -57,6 +65,7 @@ def read_h5ad(
         If a column or layer is absent, a gene name occurs twice, or the values are not of the
         declared kind.
     """
+    path = _found(path)
     source = open_h5ad(path)
     if source.n_obs == 0:
         msg = f"{path}: there are no cells in the file; give one with cells"
@@ -68,23 +77,27 @@ def read_h5ad(
     symbols = _var(source, gene_symbol, path)
     check = check_counts if value_kind == "counts" else check_lognorm
     check(values, cell_names=source.obs_names, gene_names=symbols)
-    return _assemble(values, obs, symbols, _var(source, gene_id, path), value_kind)
-
-
-def _assemble(
-    values: sparse.csr_matrix,
-    obs: pd.DataFrame,
-    symbols: np.ndarray,
-    identifiers: np.ndarray,
-    value_kind: str,
-) -> AnnData:
-    import anndata
-
-    var = pd.DataFrame({"gene_id": identifiers, "feature_type": "gene"}, index=pd.Index(symbols))
-    var["feature_type"] = var["feature_type"].astype("category")
-    adata = anndata.AnnData(values, obs=obs, var=var)
-    adata.uns["value_kind"] = value_kind
+    spelled = spellings(obs["condition"]) if "condition" in obs else None
+    if spelled is not None:
+        obs["condition"] = [condition_name(name) for name in obs["condition"].astype(str)]
+    identifiers = _var(source, gene_id, path)
+    adata = data_set(values, obs, symbols, gene_ids=identifiers, value_kind=value_kind)
+    if spelled is not None:
+        adata.uns["written_conditions"] = spelled
     return adata
+
+
+def _found(path: str) -> str:
+    """Return the path of the file: as given, or in the folder of local copies."""
+    folder = os.environ.get("SCGPT_LOCAL_DATA")
+    places = [Path(path), *([Path(folder) / path] if folder else [])]
+    for place in places:
+        if place.is_file():
+            return str(place)
+    looked = " or ".join(str(place) for place in places)
+    hint = "" if folder else "; or set SCGPT_LOCAL_DATA to the folder it is in"
+    msg = f"{looked}: no such file; put it there{hint}"
+    raise DataError(msg)
 
 
 def _obs(source: AnnData, columns: dict[str, str], path: str) -> pd.DataFrame:
@@ -101,7 +114,7 @@ def _obs(source: AnnData, columns: dict[str, str], path: str) -> pd.DataFrame:
                 "those cells or name them"
             )
             raise DataError(msg)
-        obs[ours] = values.astype(str).astype("category")
+        obs[ours] = values
     return obs
 
 
@@ -114,10 +127,10 @@ def _subset(source: AnnData, column: str, reference: list[str], path: str) -> pd
             f"has {sorted(values.unique())[:10]}"
         )
         raise DataError(msg)
-    return values.isin(reference).map({True: "reference", False: "query"}).astype("category")
+    return values.isin(reference).map({True: "reference", False: "query"})
 
 
-def _matrix(source: AnnData, layer: str | None, path: str) -> sparse.csr_matrix:
+def _matrix(source: AnnData, layer: str | None, path: str) -> csr_matrix:
     if layer is not None and layer not in source.layers:
         msg = f"{path}: there is no layer '{layer}'; it has {sorted(source.layers) or 'none'}"
         raise DataError(msg)
@@ -125,15 +138,13 @@ def _matrix(source: AnnData, layer: str | None, path: str) -> sparse.csr_matrix:
     if values is None:
         msg = f"{path}: X is empty; name the layer that holds the values"
         raise DataError(msg)
-    matrix = sparse.csr_matrix(values, dtype=np.float32)
-    matrix.eliminate_zeros()
-    return matrix
+    return as_csr(values)
 
 
-def _var(source: AnnData, column: str | None, path: str) -> np.ndarray:
+def _var(source: AnnData, column: str | None, path: str) -> list[str]:
     if column is None:
-        return source.var_names.to_numpy().astype(str)
-    return _column(source.var, column, "var", path).to_numpy().astype(str)
+        return source.var_names.astype(str).tolist()
+    return _column(source.var, column, "var", path).astype(str).tolist()
 
 
 def _column(table: pd.DataFrame, name: str, where: str, path: str) -> pd.Series:

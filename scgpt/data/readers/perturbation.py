@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scgpt.data.io import open_h5ad
-from scgpt.data.readers.c1 import CONTROL, column_of, condition_name, data_set, names_of
+from scgpt.data.perturbation_splits import simulation_split
+from scgpt.data.readers.c1 import (
+    CONTROL,
+    column_of,
+    condition_name,
+    data_set,
+    names_of,
+    spellings,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +27,11 @@ SHOWN = 5
 
 
 def read_gears(
-    files: Path, *, file: str = "perturb_processed.h5ad", cell_type: str | None = None
+    files: Path,
+    *,
+    file: str = "perturb_processed.h5ad",
+    cell_type: str | None = None,
+    split_seed: int = 1,
 ) -> AnnData:
     """Read a processed Perturb-seq file of GEARS.
 
@@ -31,12 +43,15 @@ def read_gears(
         Name of the file in it.
     cell_type
         The cell line, where the file has it wrong.
+    split_seed
+        Of the `simulation` split; 1 is the published one.
 
     Returns
     -------
     Log-normalised values; `obs["condition"]` is `control` or the perturbed genes, sorted and
-    joined by `+`. `uns["changed_genes"]` holds the 20 genes that GEARS ranks first for every
-    condition, if the file has its ranking.
+    joined by `+`, and `uns["written_conditions"]` has their spelling in the file.
+    `uns["division"]` is the `simulation` split of all spellings. `uns["changed_genes"]` holds the
+    20 genes that GEARS ranks first for every condition, if the file has its ranking.
 
     Raises
     ------
@@ -64,6 +79,8 @@ def read_gears(
         value_kind="lognorm",
         warnings=_unmeasured(obs["condition"], symbols),
     )
+    adata.uns["written_conditions"] = spellings(written)
+    adata.uns["division"] = _division(written, split_seed)
     ranking = source.uns.get("rank_genes_groups_cov_all")
     if ranking is not None:
         adata.uns["changed_genes"] = _changed_genes(adata, source, ranking)
@@ -125,6 +142,17 @@ def perturbed_genes(conditions: pd.Series) -> list[str]:
     """Return every gene that is perturbed in some condition, sorted."""
     names = set(conditions.astype(str)) - {CONTROL}
     return sorted({gene for name in names for gene in name.split("+")})
+
+
+def _division(written: pd.Series, seed: int) -> pd.DataFrame:
+    """Return the part of every condition as the file writes it; some have two spellings."""
+    names = sorted(n for n in written.astype(str).unique() if condition_name(n) != CONTROL)
+    if not names:
+        return pd.DataFrame({"unit": [], "subset": [], "subgroup": []}, dtype=str)
+    found = simulation_split(names, seed=seed)
+    part = {name: key for key in ("train", "valid", "test") for name in getattr(found, key)}
+    rows = [(name, part[name], found.subgroup.get(name, "")) for name in names]
+    return pd.DataFrame(rows, columns=["unit", "subset", "subgroup"])
 
 
 def _unmeasured(conditions: pd.Series, symbols: list[str]) -> list[str]:

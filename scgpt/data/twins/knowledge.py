@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PICKLE_PROTOCOL = 3
 N_EXPERIMENTS = 6
+UNANNOTATED, N_PROCESSES = 10, 6
 
 
 def _universe(n_genes: int) -> list[str]:
@@ -130,6 +132,14 @@ def gears_lists(folder: Path, *, seed: int, n_genes: int = 1500, n_decoys: int =
     table.to_csv(folder / "go_essential_all.csv", index=False)
 
 
+def vocabulary(folder: Path, *, seed: int, name: str, n_genes: int = 1500) -> None:
+    """Write a vocabulary as scGPT does: ids by alphabet, the last token first in the file."""
+    del seed  # the genes of the world are the same for every seed
+    ids = {gene: number for number, gene in enumerate(sorted(_universe(n_genes)))}
+    text = json.dumps(dict(reversed(ids.items())), indent=2)
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
 def gene_ontology(folder: Path, *, seed: int, n_genes: int = 1500, n_decoys: int = 40) -> None:
     """Write a Gene Association File with comments, a negated line and all three aspects."""
     lines = ["!gaf-version: 2.2", "!generated-by: a simulation"]
@@ -161,6 +171,9 @@ def _terms(seed: int, n_genes: int, n_decoys: int) -> dict[str, set[str]]:
     genes = _universe(n_genes)
     sets = [world.members(name) for name in world.PROGRAMMES]
     sets += list(_decoys(genes, n_decoys, seed).values())
+    # Most perturbed genes are annotated, as in the real graph; a few are not.
+    annotated = [gene for i, gene in enumerate(ACTIVATED.split()) if i % UNANNOTATED]
+    sets += [annotated[i::N_PROCESSES] for i in range(N_PROCESSES)]
     terms: dict[str, set[str]] = {}
     for number, members in enumerate(sets):
         for gene in members:

@@ -1,0 +1,229 @@
+"""scGPT as an integration method: fine-tuned on the batches, or as it is (zero-shot).
+
+Shapes: B cells, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from scgpt.data.tokens import CLS_VALUE_PRETRAINING
+from scgpt.errors import DataError
+from scgpt.methods.base import Method
+from scgpt.methods.inputs import cells_of, training_cells
+from scgpt.methods.predictions import embedding_prediction
+from scgpt.methods.scgpt_common import (
+    ScGPTParams,
+    cell_batches,
+    choose_genes,
+    genes_in_vocabulary,
+    start_model,
+    unit_length,
+)
+from scgpt.model.objectives import ECS_WEIGHT
+from scgpt.training.determinism import isolated_torch
+from scgpt.training.finetune import FinetuneLoss, FinetuneRecipe, freeze_encoders
+from scgpt.training.inference import run_cell_heads
+from scgpt.training.loop import train
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgpt.model.receipt import LoadReceipt
+    from scgpt.training.batches import CellBatches
+
+logger = logging.getLogger(__name__)
+
+# What a pretrained checkpoint lacks, or has in another shape, because it knew no batches.
+FRESH = {
+    "batch_encoder.*": "the batches of these data",
+    "input_norm.*": "normalisation for the batches of these data",
+    "gep.expression.0.weight": "its input has the batch beside the gene",
+    "gepc.expression.weight": "its input has the batch beside the gene",
+    "gep.nonzero.*": "the zero model is not part of pretraining",
+    "gepc.*": "the zero model and the batch are not part of pretraining",
+    "dar.*": "a classifier for the batches of these data",
+}
+
+
+class ScGPTIntegrationParams(ScGPTParams):
+    """Parameters of `ScGPTIntegration`; the defaults of the objectives are the published ones."""
+
+    objectives: dict[str, float] = Field(
+        default_factory=lambda: {"gep": 1.0, "gepc": 1.0, "ecs": ECS_WEIGHT, "dar": 1.0}
+    )
+    """Weight of each objective; 0 switches one off."""
+
+    mask_ratio: float = Field(default=0.4, ge=0, lt=1)
+    explicit_zero: bool = True
+    """Whether `gep` and `gepc` also model the probability of zero."""
+
+    ecs_threshold: float = Field(default=0.8, ge=0, le=1)
+    input_norm: Literal["none", "batchnorm", "dsbn"] = "dsbn"
+    """`dsbn`: normalise every sequencing batch with statistics of its own."""
+
+    include_zero: bool = True
+
+
+class ScGPTIntegration(Method):
+    """Fine-tune on all batches without labels; the embedding is that of `<cls>`, unit length.
+
+    Attributes
+    ----------
+    receipt
+        What became of every tensor of the checkpoint; None when trained from scratch.
+
+    References
+    ----------
+    Cui et al. 2024, doi:10.1038/s41592-024-02201-0, Methods, "Batch integration".
+    """
+
+    Params = ScGPTIntegrationParams
+    params: ScGPTIntegrationParams
+    receipt: LoadReceipt | None = None
+
+    def fit(self, data: AnnData) -> None:
+        """Train on the training cells; keep the epoch that predicts masked values best.
+
+        Raises
+        ------
+        DataError
+            If the batch of a cell is missing, or no gene is in the vocabulary.
+        CheckpointError
+            If the checkpoint does not fit.
+        """
+        self.batch_names = np.unique(batches_of(data, np.arange(data.n_obs)))
+        recipe = self._recipe()
+        genes = choose_genes(data, self.params)
+        self.started = start_model(
+            self.params,
+            self.context,
+            genes=genes,
+            options=recipe.model_options(n_batch_labels=len(self.batch_names)),
+            fresh=FRESH,
+        )
+        self.receipt = self.started.receipt
+        self.genes = genes_in_vocabulary(genes, self.started.vocab)
+        if recipe.freeze_encoders:
+            freeze_encoders(self.started.model)
+        sources = [
+            self._batches(data, cells, mask_ratio=recipe.mask_ratio, training=number == 0)
+            if len(cells)
+            else None
+            for number, cells in enumerate((training_cells(data), cells_of(data, "valid")))
+        ]
+        self.history = self._train(recipe, *sources)
+
+    def _recipe(self) -> FinetuneRecipe:
+        names = ("mask_ratio", "explicit_zero", "ecs_threshold", "input_norm", "freeze_encoders")
+        chosen = {name: getattr(self.params, name) for name in names}
+        return FinetuneRecipe(objectives=self.params.objectives, **chosen)
+
+    def _train(
+        self, recipe: FinetuneRecipe, train_batches: CellBatches, valid_batches: CellBatches | None
+    ) -> list[dict[str, object]]:
+        selection = "gep" if "gep" in recipe.active and valid_batches is not None else "loss"
+        with isolated_torch(self.context.device, threads=self.context.threads):
+            result = train(
+                self.started.model,
+                loss_fn=FinetuneLoss(recipe),
+                train_batches=train_batches,
+                valid_batches=valid_batches,
+                config=self.params.training_config(selection=selection),
+                seed=self.context.seed,
+                device=self.context.device,
+                scratch=self.context.scratch,
+                progress=self.context.progress,
+                fingerprint=recipe.fingerprint,
+            )
+        return result.history
+
+    def predict(self, data: AnnData) -> AnnData:
+        """Return the embedding of every cell, unmasked."""
+        cells = np.argsort(data.obs_names.to_numpy().astype(str), kind="stable")
+        embedding = self._embed(self._batches(data, cells, mask_ratio=0.0, training=False))
+        return embedding_prediction(data.obs_names, embedding[np.argsort(cells)])
+
+    def _embed(self, batches: CellBatches) -> np.ndarray:
+        with isolated_torch(self.context.device, threads=self.context.threads):
+            found = run_cell_heads(
+                self.started.model,
+                batches,
+                heads=("cell_embedding",),
+                device=self.context.device,
+                config=self.params.training_config(),
+            )
+        return unit_length(found["cell_embedding"])
+
+    def _batches(
+        self, data: AnnData, cells: np.ndarray, *, mask_ratio: float, training: bool
+    ) -> CellBatches:
+        codes = np.searchsorted(self.batch_names, batches_of(data, cells))
+        return cell_batches(
+            data,
+            cells,
+            started=self.started,
+            genes=self.genes,
+            params=self.params,
+            seed=self.context.seed,
+            training=training,
+            mask_ratio=mask_ratio,
+            batch_labels=codes,
+            # Statistics of a batch are those of its own cells alone.
+            groups=codes if self.params.input_norm == "dsbn" else None,
+        )
+
+
+class ScGPTZeroShot(ScGPTIntegration):
+    """The embedding of a network as it is: pretrained, or with random weights (`init: scratch`).
+
+    Cells are read as in pretraining: the genes they express, sampled where there are too many.
+
+    References
+    ----------
+    Kedzierska et al. 2025, doi:10.1186/s13059-025-03574-x, who ask for this row.
+    """
+
+    Params = ScGPTParams
+    params: ScGPTParams
+
+    def fit(self, data: AnnData) -> None:
+        """Load the network, or draw its weights; nothing is learnt."""
+        genes = np.sort(data.var_names.to_numpy().astype(str))
+        self.started = start_model(self.params, self.context, genes=genes, options={}, fresh={})
+        self.receipt = self.started.receipt
+        self.genes = genes_in_vocabulary(genes, self.started.vocab)
+
+    def _batches(
+        self, data: AnnData, cells: np.ndarray, *, mask_ratio: float, training: bool
+    ) -> CellBatches:
+        return cell_batches(
+            data,
+            cells,
+            started=self.started,
+            genes=self.genes,
+            params=self.params,
+            seed=self.context.seed,
+            training=training,
+            mask_ratio=mask_ratio,
+            cls_value=CLS_VALUE_PRETRAINING,
+        )
+
+
+def batches_of(data: AnnData, cells: np.ndarray) -> np.ndarray:
+    """Return the batch of some cells as an array of str.
+
+    Raises
+    ------
+    DataError
+        If the column or a value is missing.
+    """
+    if "batch" not in data.obs or data.obs["batch"].isna().any():
+        n = int(data.obs["batch"].isna().sum()) if "batch" in data.obs else data.n_obs
+        msg = f"obs['batch'] is missing for {n} of {data.n_obs} cells; every cell needs its batch"
+        raise DataError(msg)
+    return data.obs["batch"].to_numpy().astype(str)[cells]
