@@ -210,6 +210,8 @@ class Plan:
         spec = block.model_dump(include={"title", "width", "columns"})
         return canonical_json(
             {
+                "task": block.task,
+                "metrics": self.config.tasks[block.task].metrics,
                 "figure": {
                     **spec,
                     "panels": spelled_out(self.config, block, datasets, self.drawn_methods(figure)),
@@ -217,10 +219,6 @@ class Plan:
                 "titles": {
                     **{name: self.config.datasets[name].title for name in datasets},
                     **{name: self.config.methods[name].title for name in methods},
-                    **{
-                        name: name.replace("_", " ")
-                        for name in self.config.tasks[block.task].headline
-                    },
                 },
                 "roles": {name: self.config.methods[name].role for name in methods},
             }

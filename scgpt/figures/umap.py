@@ -157,12 +157,14 @@ def legend_rows(table: pd.DataFrame, *, labels: Sequence[str] = ("label",)) -> p
     Parameters
     ----------
     table
-        One row per cell.
+        One row per cell; a cell drawn for several methods counts once.
     labels
         Columns of the categories, for example annotated and predicted type.
     """
     labels = list(labels)
     require(table, labels, "category_legend")
+    if "cell" in table:
+        table = table.drop_duplicates("cell")
     counts = {f"n_{name}": table[name].astype(str).value_counts() for name in labels}
     rows = pd.DataFrame(counts).fillna(0).astype(int)
     return rows.rename_axis("label").sort_index().reset_index()

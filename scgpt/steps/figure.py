@@ -12,6 +12,7 @@ from scgpt.errors import ContractError
 from scgpt.figures.layout import draw, drawn_numbers
 from scgpt.figures.style import method_colours, save
 from scgpt.files import atomic_path
+from scgpt.metrics.registry import metrics_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,14 +31,15 @@ def run(spec: dict[str, Any], *, tables: list[Path], pdf: Path, png: Path, tsv: 
         Files to write.
     """
     found = gather(tables)
-    spec["figure"]["panels"] = [
-        _titled(panel, found, spec["titles"]) for panel in spec["figure"]["panels"]
-    ]
+    metrics = {entry.name: entry.title for entry in metrics_of(spec["metrics"], spec["task"])}
+    titles = {**metrics, **spec["titles"]}
+    panels = [_titled(panel, found, titles) for panel in spec["figure"]["panels"]]
+    declared = {**spec["figure"], "panels": panels}
     if {"scores", "summary"} <= set(found):
         found["summary"] = _with_replicates(found["summary"], found["scores"])
     colours = method_colours(spec["roles"])
-    numbers = drawn_numbers(spec["figure"], found)
-    figure = draw(spec["figure"], found, titles=spec["titles"], colours=colours)
+    numbers = drawn_numbers(declared, found)
+    figure = draw(declared, found, titles=titles, colours=colours)
     for path in (pdf, png):
         with atomic_path(path) as temporary:
             save(figure, temporary)

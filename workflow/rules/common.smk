@@ -137,10 +137,11 @@ def figure_tables(wildcards):
     return plan(wildcards).drawn_tables(wildcards.figure)
 
 
-def plot_functions(wildcards):
-    return sorted(
-        {panel.plot for panel in PLAN.config.figures[wildcards.figure].panels}
-    )
+def drawing_code(wildcards):
+    """The plots of a figure, and the metrics of its task, which name the scores."""
+    figure = PLAN.config.figures[wildcards.figure]
+    plots = sorted({panel.plot for panel in figure.panels})
+    return plots + PLAN.config.tasks[figure.task].metrics
 
 
 def metric_modules(wildcards):

@@ -58,9 +58,7 @@ rule figure:
         "../../envs/python.yaml"
     params:
         spec=lambda wildcards: plan(wildcards).figure_spec(wildcards.figure),
-        code=lambda wildcards: plan(wildcards).code(
-            "figure", *plot_functions(wildcards)
-        ),
+        code=lambda wildcards: plan(wildcards).code("figure", *drawing_code(wildcards)),
     shell:
         "python -m scgpt figure"
         " --spec {params.spec:q}"
