@@ -6,6 +6,7 @@ import math
 import random
 import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +165,27 @@ def test_graph_is_the_exact_one_of_scanpy(pbmc, scib_cells):
     with pytest.raises(DataError, match="NaN"):
         neighbor_graph(np.full((20, 2), np.nan))
     assert neighbor_graph(pbmc[0][:6]).shape == (6, 6)  # fewer cells than neighbours
+
+
+@pytest.mark.parametrize(("n_cells", "width"), [(300, 10), (8, 3), (500, 2)])
+def test_the_graph_is_that_of_scanpy(n_cells, width):
+    vectors = np.random.default_rng(n_cells).normal(size=(n_cells, width))
+    vectors[1] = vectors[0]  # two cells in one place
+    cells = anndata.AnnData(obsm={"X_emb": vectors})
+    n_neighbors = min(15, n_cells - 1)
+    sc.pp.neighbors(cells, n_neighbors=n_neighbors, use_rep="X_emb", transformer="sklearn")
+    difference = neighbor_graph(vectors) - cells.obsp["connectivities"]
+    assert abs(difference).max() < 1e-6
+
+
+def test_many_cells_in_one_place_still_have_a_graph():
+    vectors = np.random.default_rng(0).normal(size=(60, 4))
+    vectors[:30] = vectors[0]
+    graph = neighbor_graph(vectors)
+    assert np.isfinite(graph.data).all()
+    assert graph.diagonal().max() == 0
+    assert abs(graph - graph.T).max() == 0
+    assert (graph.getnnz(axis=1) > 0).all()
 
 
 def test_leiden_is_as_good_as_scanpy_and_independent_of_other_resolutions(arrays, scib_cells):
