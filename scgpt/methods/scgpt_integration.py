@@ -162,7 +162,7 @@ class ScGPTIntegration(Method):
     def _batches(
         self, data: AnnData, cells: np.ndarray, *, mask_ratio: float, training: bool
     ) -> CellBatches:
-        codes = np.searchsorted(self.batch_names, batches_of(data, cells))
+        codes = codes_of(batches_of(data, cells), self.batch_names)
         return cell_batches(
             data,
             cells,
@@ -227,3 +227,18 @@ def batches_of(data: AnnData, cells: np.ndarray) -> np.ndarray:
         msg = f"obs['batch'] is missing for {n} of {data.n_obs} cells; every cell needs its batch"
         raise DataError(msg)
     return data.obs["batch"].to_numpy().astype(str)[cells]
+
+
+def codes_of(batches: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the position of each batch among the known ones.
+
+    Raises
+    ------
+    DataError
+        If one is not known: there are no statistics and no vector for it.
+    """
+    unknown = np.setdiff1d(batches, known)
+    if len(unknown):
+        msg = f"batch {str(unknown[0])!r} was not there in fit, which saw {', '.join(known)}"
+        raise DataError(msg)
+    return np.searchsorted(known, batches)
