@@ -24,6 +24,7 @@ COLOURS = {"observed": LIGHT, "predicted": "#0072B2"}
 OFFSET, WIDTH = 0.2, 0.34
 GAP = 1.5  # between two conditions, in genes
 GENE_INCHES = 0.8
+ROOM_FOR_NAMES = 0.12  # of the height, above the boxes
 
 
 def box_rows(table: pd.DataFrame, *, conditions: Sequence[str] = (), n: int = 2) -> pd.DataFrame:
@@ -111,14 +112,13 @@ def _draw_boxes(ax: Axes, part: pd.DataFrame, at: list[float], colour: str) -> N
 
 
 def _name_conditions(ax: Axes, rows: pd.DataFrame, genes: pd.DataFrame, places: np.ndarray) -> None:
-    top = 1.01
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + ROOM_FOR_NAMES * (high - low))
     for name in genes["condition"].unique():
         here = places[(genes["condition"] == name).to_numpy()]
         seen = rows[(rows["condition"] == name) & (rows["kind"] == "observed")]
         words = name.replace("+", " + ")
         if "n" in seen and len(seen):
             words += f" (n = {int(seen['n'].iloc[0])} cells)"
-        ax.text(
-            here.mean(), top, words, transform=ax.get_xaxis_transform(), ha="center", va="bottom",
-            fontsize=7,
-        )  # fmt: skip
+        place = {"ha": "center", "va": "top", "transform": ax.get_xaxis_transform()}
+        ax.text(here.mean(), 0.99, words, fontsize=7, **place)

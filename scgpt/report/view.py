@@ -248,7 +248,7 @@ def _groups(scores: list[ScoreRow], context: ReportContext, anchor: str) -> tupl
             cells = []
             for method in methods:
                 row = own.get((group, method))
-                note = row.note if row else "no cell annotated or predicted as this group"
+                note = row.note if row else "the metric gives this group no row for this method"
                 cells.append(ScoreCell(row, footnote=notes.mark(note)))
             lines.append((group, tuple(cells)))
         tables.append(GroupTable(metric, methods, tuple(lines), notes))
