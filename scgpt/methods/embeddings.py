@@ -27,7 +27,7 @@ class PCAEmbedding(Method):
     def predict(self, data: AnnData) -> AnnData:
         """Return the components of every cell."""
         cells = cells_by_name(data)
-        return embedding_prediction(data.obs_names[cells], components(data, cells))
+        return embedding_prediction(data, data.obs_names[cells], components(data, cells))
 
 
 class Unintegrated(Method):
@@ -41,7 +41,7 @@ class Unintegrated(Method):
         """Return the expression of every cell."""
         cells = cells_by_name(data)
         expression = lognorm_matrix(data, cells, self.genes)
-        return embedding_prediction(data.obs_names[cells], expression.toarray())
+        return embedding_prediction(data, data.obs_names[cells], expression.toarray())
 
 
 def cells_by_name(data: AnnData) -> np.ndarray:

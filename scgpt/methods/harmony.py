@@ -122,4 +122,4 @@ class Harmony(Method):
             absent = names[found < 0][:SHOWN].tolist()
             msg = f"{(found < 0).sum()} of {len(names)} cells were not there in fit: {absent}"
             raise DataError(msg)
-        return embedding_prediction(names, self.embedding[found])
+        return embedding_prediction(data, names, self.embedding[found])

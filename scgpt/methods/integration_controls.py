@@ -46,7 +46,7 @@ class RandomEmbedding(Method):
         """Draw one vector per cell."""
         names = _names(data)
         return embedding_prediction(
-            names, normals_by_name(self.context.seed, names, self.params.width)
+            data, names, normals_by_name(self.context.seed, names, self.params.width)
         )
 
 
@@ -85,7 +85,7 @@ class LabelEmbedding(Method):
                 f"types too small for a neighbour graph of their own: {', '.join(small)}"
             )
         jitter = JITTER * normals_by_name(self.context.seed, names, JITTER_WIDTH)
-        return embedding_prediction(names, np.hstack([np.eye(len(types))[codes], jitter]))
+        return embedding_prediction(data, names, np.hstack([np.eye(len(types))[codes], jitter]))
 
 
 class BatchMixedEmbedding(Method):
@@ -119,7 +119,7 @@ class BatchMixedEmbedding(Method):
             order = cells[np.argsort(noise[cells, 0], kind="stable")]
             points[order] = even_points(len(cells), MIXED_WIDTH)
         # Cells of two batches on exactly one point would leave the neighbours to chance.
-        return embedding_prediction(names, points + JITTER * noise[:, 1:])
+        return embedding_prediction(data, names, points + JITTER * noise[:, 1:])
 
 
 def normals_by_name(seed: int, names: Sequence[str] | np.ndarray, width: int) -> np.ndarray:

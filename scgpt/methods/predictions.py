@@ -54,13 +54,17 @@ def annotation_prediction(
     return prediction
 
 
-def embedding_prediction(cells: Sequence[str] | pd.Index, embedding: np.ndarray) -> ad.AnnData:
-    """Assemble an integration prediction (C5).
+def embedding_prediction(
+    data: ad.AnnData, cells: Sequence[str] | pd.Index, embedding: np.ndarray
+) -> ad.AnnData:
+    """Assemble an integration prediction (C5), its rows in the order of the task data.
 
     Parameters
     ----------
+    data
+        The task data.
     cells
-        Names of the cells; they become the rows.
+        Name of the cell of each row of the embedding: all cells of the data, in any order.
     embedding
         Array of shape (n_cells, width).
 
@@ -81,8 +85,11 @@ def embedding_prediction(cells: Sequence[str] | pd.Index, embedding: np.ndarray)
     if n_bad:
         msg = f"the embedding of {n_bad} of {len(cells)} cells holds NaN or infinite values"
         raise DataError(msg)
-    prediction = ad.AnnData(obs=pd.DataFrame(index=pd.Index(cells, dtype=object).astype(str)))
-    prediction.obsm["X_emb"] = np.ascontiguousarray(embedding, dtype=np.float32)
+    rows = pd.Index(cells, dtype=object).astype(str).get_indexer(data.obs_names)
+    assert len(rows) == len(cells), "as many rows as cells in the data"
+    assert (rows >= 0).all(), "a cell of the data is missing"
+    prediction = ad.AnnData(obs=pd.DataFrame(index=data.obs_names.copy()))
+    prediction.obsm["X_emb"] = np.ascontiguousarray(embedding[rows], dtype=np.float32)
     return prediction
 
 

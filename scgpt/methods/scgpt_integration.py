@@ -146,7 +146,7 @@ class ScGPTIntegration(Method):
         """Return the embedding of every cell, unmasked."""
         cells = np.argsort(data.obs_names.to_numpy().astype(str), kind="stable")
         embedding = self._embed(self._batches(data, cells, mask_ratio=0.0, training=False))
-        return embedding_prediction(data.obs_names, embedding[np.argsort(cells)])
+        return embedding_prediction(data, data.obs_names[cells], embedding)
 
     def _embed(self, batches: CellBatches) -> np.ndarray:
         with isolated_torch(self.context.device, threads=self.context.threads):

@@ -125,7 +125,7 @@ class SCVI(Method):
         cells = cells_by_name(data)
         with self._isolated():
             embedding = self.model.get_latent_representation(self._inputs(data, cells))
-        return embedding_prediction(data.obs_names[cells], embedding)
+        return embedding_prediction(data, data.obs_names[cells], embedding)
 
     @contextmanager
     def _isolated(self) -> Iterator[Any]:

@@ -96,7 +96,9 @@ def scores(source, embedding=None):
     data, truth = prepared(source)
     rng = np.random.default_rng(0)
     values = data.obsm["X_pca"] if embedding is None else embedding
-    prediction = embedding_prediction(data.obs_names, values + rng.normal(0, 1e-6, values.shape))
+    prediction = embedding_prediction(
+        data, data.obs_names, values + rng.normal(0, 1e-6, values.shape)
+    )
     arrays = integration.scoring_arrays(prediction[::-1].copy(), truth)
     found = [
         row
@@ -135,7 +137,7 @@ def test_a_type_in_one_batch_only_is_named():
 
 def test_predictions_are_matched_by_name_and_must_be_complete():
     data, truth = prepared(dataset())
-    prediction = embedding_prediction(data.obs_names, data.obsm["X_pca"])
+    prediction = embedding_prediction(data, data.obs_names, data.obsm["X_pca"])
     shuffled = prediction[np.random.default_rng(0).permutation(data.n_obs)].copy()
     first = integration.scoring_arrays(prediction, truth)["embedding"]
     assert np.array_equal(first, integration.scoring_arrays(shuffled, truth)["embedding"])
@@ -145,7 +147,7 @@ def test_predictions_are_matched_by_name_and_must_be_complete():
 
 def test_the_table_of_cells_has_what_figures_colour_by():
     data, truth = prepared(dataset())
-    prediction = embedding_prediction(data.obs_names, data.obsm["X_pca"])
+    prediction = embedding_prediction(data, data.obs_names, data.obsm["X_pca"])
     options = {"max_cells": 10, "seed": 0}
     table = integration.coordinates(data, truth, prediction, table="cells", **options)
     assert list(table) == ["cell", "x", "y", "cell_type", "batch"]
