@@ -37,7 +37,7 @@ def load(raw, scale="tiny"):
     return plan
 
 
-@pytest.mark.parametrize("scale", ["tiny", "paper", "rehearsal"])
+@pytest.mark.parametrize("scale", ["tiny", "paper", "real", "rehearsal"])
 def test_shipped_configuration_is_valid(raw, scale):
     plan = load(raw, scale)
     assert plan.tasks
@@ -182,3 +182,41 @@ def test_new_dataset_block_adds_only_its_jobs(raw):
     after = set(load(edited(raw, "datasets.another", block), "paper").jobs("annotation"))
     assert before < after
     assert {job.dataset for job in after - before} == {"another"}
+
+
+def test_panels_repeat_over_methods_side_by_side(raw):
+    plan = load(raw)
+    figure = json.loads(plan.figure_spec("fig4a"))["figure"]
+    rows = [panel for panel in figure["panels"] if "method" in panel["where"]]
+    drawn = plan.drawn_methods("fig4a")
+    assert drawn == ["scgpt_scratch", "scvi", "harmony", "pca_hvg"]
+    assert [panel["where"]["method"] for panel in rows] == drawn * 2
+    assert [panel["letter"] for panel in rows] == [True, False, False, False] * 2
+    assert rows[1]["title"] == "scVI"
+    assert [panel["score"] for panel in rows] == ["avg_bio"] * 4 + ["avg_batch"] * 4
+
+
+def test_figures_draw_what_their_task_tabulates(raw):
+    plan = load(raw)
+    tables = plan.drawn_tables("fig3")
+    assert "results/tiny/tables/perturbation_summary.tsv" in tables
+    jobs = [name for name in tables if "/seed-" in name]
+    assert {name.rsplit("/", 1)[1] for name in jobs} == {"changes.tsv"}
+    assert len(jobs) == 2  # one method on two data sets
+
+
+def test_a_figure_without_any_of_its_methods_is_left_out(raw):
+    raw = edited(raw, "scales.tiny.run.integration.methods", ["unintegrated"])
+    assert "fig4a" not in load(raw).figures
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("methods.gears.knowledge", ["gene2gone"], "methods.gears.knowledge: 'gene2gone'"),
+        ("figures.fig4a.methods", ["gears"], "figures.fig4a.methods: 'gears' is not defined"),
+    ],
+)
+def test_wrong_references_of_methods_and_figures(raw, path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        load(edited(raw, path, value))
