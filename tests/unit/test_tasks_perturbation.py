@@ -208,3 +208,13 @@ def test_five_numbers_are_those_of_a_box_plot():
     for column, stats in enumerate(boxplot_stats(values)):
         names = ("whislo", "q1", "med", "q3", "whishi")
         assert np.allclose(found[:, column], [stats[name] for name in names])
+
+
+def test_a_published_ranking_with_genes_that_are_gone_is_made_anew():
+    source = dataset()
+    _, own = prepared(source)
+    first = own.obs_names[0]
+    gone = ["gone", *(f"X{i}" for i in range(19))]
+    source.uns["changed_genes"] = pd.DataFrame([gone], index=[first], columns=map(str, range(20)))
+    _, truth = prepared(source)
+    assert np.array_equal(truth.layers["de_rank"], own.layers["de_rank"])
