@@ -122,6 +122,7 @@ class ScGPTPerturbationParams(MethodParams):
             **{name: getattr(self, name) for name in names},
             selection=selection,
             selection_mode="max",
+            amp_required=False,
         )
 
 
