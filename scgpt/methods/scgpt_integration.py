@@ -47,6 +47,7 @@ FRESH = {
     "gep.nonzero.*": "the zero model is not part of pretraining",
     "gepc.*": "the zero model and the batch are not part of pretraining",
     "dar.*": "a classifier for the batches of these data",
+    "generation_flag.*": "integration generates nothing",
 }
 
 
@@ -103,7 +104,11 @@ class ScGPTIntegration(Method):
             self.params,
             self.context,
             genes=genes,
-            options=recipe.model_options(n_batch_labels=len(self.batch_names)),
+            # A generative network, as the released ones are, has no normalisation of its input.
+            options={
+                **recipe.model_options(n_batch_labels=len(self.batch_names)),
+                "generative": False,
+            },
             fresh=FRESH,
         )
         self.receipt = self.started.receipt
