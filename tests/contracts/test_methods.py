@@ -126,6 +126,7 @@ def checkpoint(tmp_path_factory):
         n_layers=1,
         d_ff=32,
         gepc="inner product",
+        generative=True,  # as the released networks are
     )
     folder = tmp_path_factory.mktemp("model")
     save_checkpoint(folder, ScGPT(config, seed=1), tokens)
