@@ -8,13 +8,13 @@ import numpy as np
 
 from scgpt.errors import DataError
 from scgpt.methods.base import Method
-from scgpt.methods.inputs import lognorm_matrix, variable_genes
+from scgpt.methods.inputs import cells_by_name, lognorm_matrix, variable_genes
 from scgpt.methods.predictions import embedding_prediction
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SMALL_BATCH = 15  # cells: fewer than one neighbourhood of the scores
+NEIGHBORHOOD = 15  # cells in the neighbour graph of the scores
 
 
 class PCAEmbedding(Method):
@@ -44,11 +44,6 @@ class Unintegrated(Method):
         return embedding_prediction(data, data.obs_names[cells], expression.toarray())
 
 
-def cells_by_name(data: AnnData) -> np.ndarray:
-    """Return the positions of all cells, sorted by cell name."""
-    return np.argsort(data.obs_names.to_numpy().astype(str), kind="stable")
-
-
 def components(data: AnnData, cells: np.ndarray) -> np.ndarray:
     """Return principal components of some cells, float64 of shape (len(cells), n_pcs).
 
@@ -67,30 +62,11 @@ def components(data: AnnData, cells: np.ndarray) -> np.ndarray:
     return values
 
 
-def batches_of(data: AnnData, cells: np.ndarray) -> np.ndarray:
-    """Return the batches of some cells as an array of str.
-
-    Raises
-    ------
-    DataError
-        If `obs["batch"]` or a value in it is missing.
-    """
-    if "batch" not in data.obs:
-        msg = f"obs['batch'] is missing (obs has {list(data.obs)}); integration needs it"
-        raise DataError(msg)
-    labels = data.obs["batch"].iloc[cells]
-    n_missing = int(labels.isna().sum())
-    if n_missing:
-        msg = f"{n_missing} of {len(cells)} cells have no batch; give them one or remove them"
-        raise DataError(msg)
-    return labels.to_numpy().astype(str)
-
-
 def small_batches_note(batches: np.ndarray) -> list[str]:
     """Return a note that names the batches with too few cells to learn from, if there are any."""
     names, sizes = np.unique(batches, return_counts=True)
     small = [
-        f"{name} ({size})" for name, size in zip(names, sizes, strict=True) if size < SMALL_BATCH
+        f"{name} ({size})" for name, size in zip(names, sizes, strict=True) if size < NEIGHBORHOOD
     ]
     if not small:
         return []

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from scgpt.errors import DataError
 from scgpt.methods.base import Method, MethodParams
-from scgpt.methods.embeddings import batches_of, cells_by_name, components, small_batches_note
-from scgpt.methods.inputs import SHOWN
+from scgpt.methods.embeddings import components, small_batches_note
+from scgpt.methods.inputs import SHOWN, batches_of, cells_by_name
 from scgpt.methods.predictions import embedding_prediction
 from scgpt.training.records import rows
 

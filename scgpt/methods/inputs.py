@@ -76,6 +76,30 @@ def cell_types_of(data: AnnData, cells: np.ndarray) -> np.ndarray:
     return labels.to_numpy().astype(str)
 
 
+def cells_by_name(data: AnnData) -> np.ndarray:
+    """Return the positions of all cells, sorted by cell name."""
+    return np.argsort(data.obs_names.to_numpy().astype(str), kind="stable")
+
+
+def batches_of(data: AnnData, cells: np.ndarray) -> np.ndarray:
+    """Return the batches of some cells as an array of str.
+
+    Raises
+    ------
+    DataError
+        If `obs["batch"]` or a value in it is missing.
+    """
+    if "batch" not in data.obs:
+        msg = f"obs['batch'] is missing (obs has {list(data.obs)}); integration needs it"
+        raise DataError(msg)
+    labels = data.obs["batch"].iloc[cells]
+    n_missing = int(labels.isna().sum())
+    if n_missing:
+        msg = f"{n_missing} of {len(cells)} cells have no batch; give them one or remove them"
+        raise DataError(msg)
+    return labels.to_numpy().astype(str)
+
+
 def variable_genes(data: AnnData, *, only_highly_variable: bool = True) -> np.ndarray:
     """Return gene names, sorted; by default those marked as highly variable.
 

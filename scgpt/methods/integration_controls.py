@@ -10,8 +10,8 @@ from pydantic import Field
 
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import Method, MethodParams
-from scgpt.methods.embeddings import batches_of, cells_by_name
-from scgpt.methods.inputs import SHOWN, cell_types_of
+from scgpt.methods.embeddings import NEIGHBORHOOD
+from scgpt.methods.inputs import SHOWN, batches_of, cell_types_of, cells_by_name
 from scgpt.methods.predictions import embedding_prediction
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 JITTER = 1e-5
 JITTER_WIDTH = 16
 MIXED_WIDTH = 8
-NEIGHBORHOOD = 15  # cells in the neighbour graph of the scores
 
 
 class RandomEmbeddingParams(MethodParams):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgpt.data.conditions import BOX, CONTROL, five_numbers
+from scgpt.data.conditions import BOX, CONTROL, five_numbers, mean_expression
 from scgpt.errors import DataError
 from scgpt.methods.inputs import SHOWN, cells_of, lognorm_matrix
 
@@ -77,9 +77,7 @@ class PerturbedCells:
 
     def mean(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean expression of some cells, shape (n_genes,), float64."""
-        # Not by SciPy's mean, which adds up in single precision.
-        weights = np.full(len(rows), 1 / len(rows))
-        return np.asarray(self.values[rows].astype(np.float64).T @ weights)
+        return mean_expression(self.values[rows])
 
     def control_mean(self) -> np.ndarray:
         """Return the mean expression of the control cells, shape (n_genes,), float64."""

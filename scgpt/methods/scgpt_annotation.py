@@ -24,21 +24,19 @@ from scgpt.methods.scgpt_common import (
     ScGPTParams,
     cell_batches,
     choose_genes,
+    fine_tune,
     genes_in_vocabulary,
+    read_heads,
     start_model,
     unit_length,
 )
-from scgpt.training.determinism import isolated_torch
-from scgpt.training.finetune import FinetuneLoss, FinetuneRecipe, freeze_encoders
-from scgpt.training.inference import run_cell_heads
-from scgpt.training.loop import train
+from scgpt.training.finetune import FinetuneRecipe
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpt.model.receipt import LoadReceipt
     from scgpt.training.batches import CellBatches
-    from scgpt.training.loop import TrainingResult
 
 logger = logging.getLogger(__name__)
 
@@ -100,15 +98,12 @@ class ScGPTAnnotation(Method):
         )
         self.model, _, self.receipt = self.started
         self.genes = genes_in_vocabulary(genes, self.started.vocab)
-        if recipe.freeze_encoders:
-            freeze_encoders(self.model)
         sources = [
             self._batches(data, cells, labels=names, training=True) if len(cells) else None
             for cells, names in zip((train_cells, valid_cells), labels, strict=True)
         ]
-        if sources[1] is None:
-            logger.warning("no validation cells: the weights of the last epoch are used")
-        self.result = self._train(recipe, *sources)
+        config = self.params.training_config()
+        self.result = fine_tune(self.model, recipe, *sources, config=config, context=self.context)
         self.history = self.result.history
 
     def _recipe(self) -> FinetuneRecipe:
@@ -125,35 +120,17 @@ class ScGPTAnnotation(Method):
             return {"n_classes": options["n_classes"]}
         return options
 
-    def _train(
-        self, recipe: FinetuneRecipe, train_batches: CellBatches, valid_batches: CellBatches | None
-    ) -> TrainingResult:
-        with isolated_torch(self.context.device, threads=self._threads):
-            return train(
-                self.model,
-                loss_fn=FinetuneLoss(recipe),
-                train_batches=train_batches,
-                valid_batches=valid_batches,
-                config=self.params.training_config(),
-                seed=self.context.seed,
-                device=self.context.device,
-                scratch=self.context.scratch,
-                progress=self.context.progress,
-                fingerprint=recipe.fingerprint,
-            )
-
     def predict(self, data: AnnData) -> AnnData:
         """Return type, confidence and embedding of the test cells."""
         cells = query_cells(data)
         batches = self._batches(data, cells, labels=None, training=False)
-        with isolated_torch(self.context.device, threads=self._threads):
-            found = run_cell_heads(
-                self.model,
-                batches,
-                heads=("cls", "cell_embedding"),
-                device=self.context.device,
-                config=self.params.training_config(),
-            )
+        found = read_heads(
+            self.model,
+            batches,
+            heads=("cls", "cell_embedding"),
+            config=self.params.training_config(),
+            context=self.context,
+        )
         probabilities_BC = softmax(found["cls"])
         embedding_BD = unit_length(found["cell_embedding"])
         as_in_data = np.argsort(cells)
@@ -164,10 +141,6 @@ class ScGPTAnnotation(Method):
             confidence=probabilities_BC.max(axis=1)[as_in_data],
             embedding=embedding_BD[as_in_data],
         )
-
-    @property
-    def _threads(self) -> int | None:
-        return self.context.threads
 
     def _batches(
         self, data: AnnData, cells: np.ndarray, *, labels: np.ndarray | None, training: bool

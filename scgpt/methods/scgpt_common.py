@@ -20,10 +20,13 @@ from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import open_model
 from scgpt.training.batches import BatchOptions, CellBatches
 from scgpt.training.config import TrainingConfig
-from scgpt.training.determinism import derive_seed
+from scgpt.training.determinism import derive_seed, isolated_torch
+from scgpt.training.finetune import FinetuneLoss, freeze_encoders
+from scgpt.training.inference import run_cell_heads
+from scgpt.training.loop import train
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import scipy.sparse as sp
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
     from scgpt.methods.base import MethodContext
     from scgpt.model.receipt import LoadReceipt
+    from scgpt.training.finetune import FinetuneRecipe
+    from scgpt.training.loop import TrainingResult
 
 logger = logging.getLogger(__name__)
 
@@ -319,6 +324,48 @@ def cell_batches(
         seed=derive_seed(seed, "batches"),
         **labels,
     )
+
+
+def fine_tune(
+    model: ScGPT,
+    recipe: FinetuneRecipe,
+    train_batches: CellBatches,
+    valid_batches: CellBatches | None,
+    *,
+    config: TrainingConfig,
+    context: MethodContext,
+) -> TrainingResult:
+    """Train a network on the objectives of a recipe; without validation the last epoch counts."""
+    if recipe.freeze_encoders:
+        freeze_encoders(model)
+    if valid_batches is None:
+        logger.warning("no validation cells: the weights of the last epoch are used")
+    with isolated_torch(context.device, threads=context.threads):
+        return train(
+            model,
+            loss_fn=FinetuneLoss(recipe),
+            train_batches=train_batches,
+            valid_batches=valid_batches,
+            config=config,
+            seed=context.seed,
+            device=context.device,
+            scratch=context.scratch,
+            progress=context.progress,
+            fingerprint=recipe.fingerprint,
+        )
+
+
+def read_heads(
+    model: ScGPT,
+    batches: CellBatches,
+    *,
+    heads: Sequence[str],
+    config: TrainingConfig,
+    context: MethodContext,
+) -> dict[str, np.ndarray]:
+    """Return what some heads of a trained network say about every cell."""
+    with isolated_torch(context.device, threads=context.threads):
+        return run_cell_heads(model, batches, heads=heads, device=context.device, config=config)
 
 
 def unit_length(embedding: np.ndarray) -> np.ndarray:

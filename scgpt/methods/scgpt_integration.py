@@ -5,8 +5,7 @@ Shapes: B cells, D width.
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,29 +13,26 @@ from pydantic import Field
 from scgpt.data.tokens import CLS_VALUE_PRETRAINING
 from scgpt.errors import DataError
 from scgpt.methods.base import Method
-from scgpt.methods.inputs import cells_of, training_cells
+from scgpt.methods.inputs import batches_of, cells_by_name, cells_of, training_cells
 from scgpt.methods.predictions import embedding_prediction
 from scgpt.methods.scgpt_common import (
     ScGPTParams,
     cell_batches,
     choose_genes,
+    fine_tune,
     genes_in_vocabulary,
+    read_heads,
     start_model,
     unit_length,
 )
 from scgpt.model.objectives import ECS_WEIGHT
-from scgpt.training.determinism import isolated_torch
-from scgpt.training.finetune import FinetuneLoss, FinetuneRecipe, freeze_encoders
-from scgpt.training.inference import run_cell_heads
-from scgpt.training.loop import train
+from scgpt.training.finetune import FinetuneRecipe
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpt.model.receipt import LoadReceipt
     from scgpt.training.batches import CellBatches
-
-logger = logging.getLogger(__name__)
 
 # What a pretrained checkpoint lacks, or has in another shape, because it knew no batches.
 FRESH = {
@@ -113,61 +109,43 @@ class ScGPTIntegration(Method):
         )
         self.receipt = self.started.receipt
         self.genes = genes_in_vocabulary(genes, self.started.vocab)
-        if recipe.freeze_encoders:
-            freeze_encoders(self.started.model)
         sources = [
             self._batches(data, cells, mask_ratio=recipe.mask_ratio, training=number == 0)
             if len(cells)
             else None
             for number, cells in enumerate((training_cells(data), cells_of(data, "valid")))
         ]
-        self.history = self._train(recipe, *sources)
+        selection = "gep" if "gep" in recipe.active and sources[1] is not None else "loss"
+        result = fine_tune(
+            self.started.model,
+            recipe,
+            *sources,
+            config=self.params.training_config(selection=selection),
+            context=self.context,
+        )
+        self.history = result.history
 
     def _recipe(self) -> FinetuneRecipe:
         names = ("mask_ratio", "explicit_zero", "ecs_threshold", "input_norm", "freeze_encoders")
         chosen = {name: getattr(self.params, name) for name in names}
         return FinetuneRecipe(objectives=self.params.objectives, **chosen)
 
-    def _train(
-        self, recipe: FinetuneRecipe, train_batches: CellBatches, valid_batches: CellBatches | None
-    ) -> list[dict[str, object]]:
-        selection = "gep" if "gep" in recipe.active and valid_batches is not None else "loss"
-        with isolated_torch(self.context.device, threads=self.context.threads):
-            result = train(
-                self.started.model,
-                loss_fn=FinetuneLoss(recipe),
-                train_batches=train_batches,
-                valid_batches=valid_batches,
-                config=self.params.training_config(selection=selection),
-                seed=self.context.seed,
-                device=self.context.device,
-                scratch=self.context.scratch,
-                progress=self.context.progress,
-                fingerprint=recipe.fingerprint,
-            )
-        return result.history
-
     def predict(self, data: AnnData) -> AnnData:
         """Return the embedding of every cell, unmasked."""
-        cells = np.argsort(data.obs_names.to_numpy().astype(str), kind="stable")
-        embedding = self._embed(self._batches(data, cells, mask_ratio=0.0, training=False))
+        cells = cells_by_name(data)
+        found = read_heads(
+            self.started.model,
+            self._batches(data, cells, mask_ratio=0.0, training=False),
+            heads=("cell_embedding",),
+            config=self.params.training_config(),
+            context=self.context,
+        )
+        embedding = unit_length(found["cell_embedding"])
         return embedding_prediction(data, data.obs_names[cells], embedding)
-
-    def _embed(self, batches: CellBatches) -> np.ndarray:
-        with isolated_torch(self.context.device, threads=self.context.threads):
-            found = run_cell_heads(
-                self.started.model,
-                batches,
-                heads=("cell_embedding",),
-                device=self.context.device,
-                config=self.params.training_config(),
-            )
-        return unit_length(found["cell_embedding"])
 
     def _batches(
         self, data: AnnData, cells: np.ndarray, *, mask_ratio: float, training: bool
     ) -> CellBatches:
-        codes = codes_of(batches_of(data, cells), self.batch_names)
         return cell_batches(
             data,
             cells,
@@ -177,10 +155,15 @@ class ScGPTIntegration(Method):
             seed=self.context.seed,
             training=training,
             mask_ratio=mask_ratio,
-            batch_labels=codes,
-            # Statistics of a batch are those of its own cells alone.
-            groups=codes if self.params.input_norm == "dsbn" else None,
+            **self._reading(data, cells),
         )
+
+    def _reading(self, data: AnnData, cells: np.ndarray) -> dict[str, Any]:
+        """Return what the batches of cells are told besides the genes."""
+        codes = codes_of(batches_of(data, cells), self.batch_names)
+        # Statistics of a batch are those of its own cells alone.
+        groups = codes if self.params.input_norm == "dsbn" else None
+        return {"batch_labels": codes, "groups": groups}
 
 
 class ScGPTZeroShot(ScGPTIntegration):
@@ -203,35 +186,9 @@ class ScGPTZeroShot(ScGPTIntegration):
         self.receipt = self.started.receipt
         self.genes = genes_in_vocabulary(genes, self.started.vocab)
 
-    def _batches(
-        self, data: AnnData, cells: np.ndarray, *, mask_ratio: float, training: bool
-    ) -> CellBatches:
-        return cell_batches(
-            data,
-            cells,
-            started=self.started,
-            genes=self.genes,
-            params=self.params,
-            seed=self.context.seed,
-            training=training,
-            mask_ratio=mask_ratio,
-            cls_value=CLS_VALUE_PRETRAINING,
-        )
-
-
-def batches_of(data: AnnData, cells: np.ndarray) -> np.ndarray:
-    """Return the batch of some cells as an array of str.
-
-    Raises
-    ------
-    DataError
-        If the column or a value is missing.
-    """
-    if "batch" not in data.obs or data.obs["batch"].isna().any():
-        n = int(data.obs["batch"].isna().sum()) if "batch" in data.obs else data.n_obs
-        msg = f"obs['batch'] is missing for {n} of {data.n_obs} cells; every cell needs its batch"
-        raise DataError(msg)
-    return data.obs["batch"].to_numpy().astype(str)[cells]
+    def _reading(self, data: AnnData, cells: np.ndarray) -> dict[str, Any]:
+        del data, cells
+        return {"cls_value": CLS_VALUE_PRETRAINING}
 
 
 def codes_of(batches: np.ndarray, known: np.ndarray) -> np.ndarray:

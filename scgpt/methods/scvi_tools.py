@@ -19,8 +19,14 @@ from pydantic import Field
 from scgpt.data.contracts import KEY
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import Method, MethodParams
-from scgpt.methods.embeddings import batches_of, cells_by_name, small_batches_note
-from scgpt.methods.inputs import lognorm_matrix, training_cells, variable_genes
+from scgpt.methods.embeddings import small_batches_note
+from scgpt.methods.inputs import (
+    batches_of,
+    cells_by_name,
+    lognorm_matrix,
+    training_cells,
+    variable_genes,
+)
 from scgpt.methods.isolation import isolated_library
 from scgpt.methods.predictions import embedding_prediction
 from scgpt.training.records import rows

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scgpt.data import contracts
 from scgpt.errors import ConfigError, DataError
-from scgpt.tasks.common import cells_by_name
+from scgpt.tasks.common import rows_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ def scoring_arrays(prediction: AnnData, truth: AnnData) -> dict[str, np.ndarray]
     ContractError
         If the prediction does not cover exactly the test cells.
     """
-    predicted = prediction.obs["cell_type_pred"].iloc[cells_by_name(prediction, truth)]
+    predicted = prediction.obs["cell_type_pred"].iloc[rows_by_name(prediction, truth)]
     return {
         "true_labels": truth.obs["cell_type"].astype(str).to_numpy(),
         "predicted_labels": predicted.astype(str).to_numpy(),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 
-def cells_by_name(prediction: AnnData, truth: AnnData, *, what: str = "cell") -> np.ndarray:
+def rows_by_name(prediction: AnnData, truth: AnnData, *, what: str = "cell") -> np.ndarray:
     """Return the rows of the prediction in the order of the truth.
 
     Raises

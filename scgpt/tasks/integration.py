@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scgpt.data import contracts
 from scgpt.errors import ConfigError, DataError
-from scgpt.tasks.common import cells_by_name, some
+from scgpt.tasks.common import rows_by_name, some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ def scoring_arrays(prediction: AnnData, truth: AnnData) -> dict[str, Any]:
     """
     from scgpt.metrics.integration_arrays import integration_arrays
 
-    rows = cells_by_name(prediction, truth)
+    rows = rows_by_name(prediction, truth)
     return integration_arrays(
         prediction.obsm["X_emb"][rows].astype("float64"),
         truth.obs["batch"].astype(str).to_numpy(),
@@ -171,7 +171,7 @@ def coordinates(
     if table != "cells":
         msg = f"integration offers the table 'cells' to figures, not '{table}'"
         raise ConfigError(msg)
-    x, y = umap(prediction.obsm["X_emb"][cells_by_name(prediction, truth)], seed=seed).T
+    x, y = umap(prediction.obsm["X_emb"][rows_by_name(prediction, truth)], seed=seed).T
     labels = {name: truth.obs[name].astype(str).to_numpy() for name in ("cell_type", "batch")}
     return pd.DataFrame({"cell": truth.obs_names, "x": x, "y": y, **labels})
 

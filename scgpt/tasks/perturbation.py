@@ -19,7 +19,7 @@ from scgpt.data.conditions import (
 from scgpt.data.perturbation_splits import SUBGROUPS, ConditionSplit, genes_of, simulation_split
 from scgpt.errors import ConfigError, ContractError, DataError
 from scgpt.files import digest_of
-from scgpt.tasks.common import cells_by_name, some
+from scgpt.tasks.common import rows_by_name, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -280,7 +280,7 @@ def scoring_arrays(prediction: AnnData, truth: AnnData) -> dict[str, Any]:
     ContractError
         If the prediction does not cover exactly the queries and the genes.
     """
-    rows = cells_by_name(prediction, truth, what="condition")
+    rows = rows_by_name(prediction, truth, what="condition")
     columns = prediction.var_names.get_indexer(truth.var_names)
     if (columns < 0).any() or prediction.n_vars != truth.n_vars:
         msg = f"the prediction has {prediction.n_vars} genes, expected the {truth.n_vars} measured"

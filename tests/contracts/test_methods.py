@@ -181,7 +181,7 @@ def run(case, data, *, checkpoint=None, scratch=None, seed=0, quick=False):
 
 
 def parameter(case):
-    """Return a case; GEARS apart, whose libraries have ended processes that ran scVI's before."""
+    """Return a case; GEARS apart: twice, a worker that had run scVI ended at its first use."""
     apart = [pytest.mark.own_process] if case.entry_point == GEARS else []
     return pytest.param(case, marks=apart, id=str(case))
 
@@ -369,8 +369,15 @@ def limits(task, truth):
     if task == "annotation":
         majority = (truth.obs["cell_type"] == "T").mean()
         return majority, 1.0, majority + 0.2
-    # Networks that were trained for seconds, or not at all, need not beat much here.
-    return {"integration": (0.3, 0.999, 0.1), "perturbation": (0.6, 0.95, 0.4)}[task]
+    return {"integration": (0.2, 0.999, 0.7), "perturbation": (0.55, 0.95, 0.7)}[task]
+
+
+def learns_in_seconds(case):
+    """Tell whether the toy data suffice; scGPT and GEARS only reach the floor on them.
+
+    What those two learn is held to account on more data, in their own tests and on the twins.
+    """
+    return case.task == "annotation" or not (case.name.startswith("scgpt") or case.name == "gears")
 
 
 def test_scores_stand_where_the_role_puts_them(case, outcome):
@@ -381,5 +388,7 @@ def test_scores_stand_where_the_role_puts_them(case, outcome):
         assert value >= ceiling
     elif case.role in ("negative_control", "attack"):
         assert value <= floor
-    else:
+    elif learns_in_seconds(case):
         assert value > beaten
+    else:
+        assert floor - 0.1 <= value < ceiling

@@ -10,7 +10,8 @@ import torch
 
 from scgpt.errors import CheckpointError, DataError
 from scgpt.methods.base import MethodContext, parse_params
-from scgpt.methods.scgpt_integration import ScGPTIntegration, ScGPTZeroShot, batches_of
+from scgpt.methods.inputs import batches_of
+from scgpt.methods.scgpt_integration import ScGPTIntegration, ScGPTZeroShot
 from scgpt.metrics import integration
 from scgpt.metrics.integration_arrays import integration_arrays
 from scgpt.model.config import ScGPTConfig
@@ -165,10 +166,10 @@ def test_every_cell_needs_a_batch(toy):
     lacking = data.copy()
     lacking.obs["batch"] = lacking.obs["batch"].astype(object)
     lacking.obs.loc[lacking.obs_names[:2], "batch"] = None
-    with pytest.raises(DataError, match="missing for 2 of 120 cells"):
+    with pytest.raises(DataError, match="2 of 120 cells have no batch"):
         batches_of(lacking, np.arange(120))
     del lacking.obs["batch"]
-    with pytest.raises(DataError, match="missing for 120 of 120 cells"):
+    with pytest.raises(DataError, match=r"obs\['batch'\] is missing"):
         fitted(lacking)
     assert list(batches_of(data, np.array([5]))) == [data.obs["batch"].iloc[5]]
 

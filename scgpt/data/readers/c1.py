@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, issparse
 
+from scgpt.data.conditions import CONTROL
 from scgpt.data.preprocess import looks_logged
 from scgpt.errors import DataError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 ValueKind = Literal["counts", "lognorm"]
-CONTROL = "control"
 _CONTROL_WORDS = {"ctrl", "control", "non-targeting", "nt", ""}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from scgpt.data.conditions import N_CHANGED
 from scgpt.data.io import open_h5ad
 from scgpt.data.perturbation_splits import simulation_split
 from scgpt.data.readers.c1 import (
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-N_CHANGED = 20
 SHOWN = 5
 
 
