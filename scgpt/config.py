@@ -191,6 +191,11 @@ class PanelConfig(Strict):
     span: int | None = Field(None, ge=1, description="Units of width; null: the whole row.")
     height: float = Field(2.4, gt=0, description="Inches; a row is as high as its highest panel.")
     letter: bool = Field(default=True, description="false: belongs to the letter before.")
+    palette: str = Field(
+        "",
+        description="Panels of one data set share colours and numbers of categories; a name sets "
+        "those with the same name apart.",
+    )
 
 
 class FigureConfig(Strict):

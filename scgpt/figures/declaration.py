@@ -15,6 +15,7 @@ A figure is declared as::
         span: 4                # units of width, default: the whole row
         height: 2.2            # inches; a row is as high as its highest panel
         letter: true           # false: belongs to the letter before
+        palette: ""            # panels of another name have colours and numbers of their own
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class PanelSpec:
     span: int | None = None
     height: float = 2.4
     letter: bool = True
+    palette: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

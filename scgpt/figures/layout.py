@@ -115,7 +115,9 @@ def prepare(spec: FigureSpec, tables: Mapping[str, pd.DataFrame]) -> list[Panel]
                 plot=plot,
                 rows=plot.prepare(select(declared, tables, where), **declared.options),
                 options=dict(declared.options),
-                palette=f"{plot.palette}:{declared.where.get(spec.palette, '')}",
+                palette=":".join(
+                    (plot.palette, str(declared.where.get(spec.palette, "")), declared.palette)
+                ),
                 title=declared.title,
                 span=declared.span or spec.columns,
                 height=declared.height,

@@ -113,6 +113,20 @@ def test_method_colours_follow_declaration_and_spend_none_on_controls():
     assert len(set(colours.values())) == 3
 
 
+def test_panels_of_another_palette_number_their_categories_anew(tables):
+    numbered = {"legend": False, "numbers": True}
+    apart = [
+        panel(options={"label": "annotated", **numbered}),
+        panel(options={"label": "predicted", **numbered}, palette="predictions"),
+    ]
+    first, second = axes_of(draw({"panels": apart}, tables))
+    assert drawn_colours(first) == drawn_colours(second)
+    together = [{**entry, "palette": ""} for entry in apart]
+    first, second = axes_of(draw({"panels": together}, tables))
+    assert drawn_colours(first) != drawn_colours(second)
+    assert {text.get_text() for text in second.texts} == {"2", "3"}
+
+
 def test_drawn_numbers_are_the_drawn_rows(tables):
     spec = {
         "panels": [
