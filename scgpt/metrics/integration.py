@@ -174,7 +174,7 @@ def asw_batch(cell_types: np.ndarray, batches: np.ndarray, batch_widths: np.ndar
     n_alone = _n_alone(cell_types[counted], batches[counted])
     if n_alone:
         notes.append(
-            f"{n_alone} cells are the only ones of their type in their batch and count as mixed"
+            f"cells that are the only ones of their type in their batch count as mixed: {n_alone}"
         )
     small = names[sizes < N_NEIGHBORS]
     if len(small):

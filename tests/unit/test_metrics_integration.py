@@ -298,7 +298,7 @@ def test_a_batch_of_three_cells_is_named():
     batches[:3] = "tiny"  # one cell of each type
     found = values(integration_arrays(embedding, batches, types))
     note = found["asw_batch"][1]
-    assert "3 cells are the only ones of their type in their batch" in note
+    assert "the only ones of their type in their batch count as mixed: 3" in note
     assert "batches of fewer than 15 cells: tiny" in note
     assert found["overall"][1] == note
     assert found["asw_batch"][0] is not None
