@@ -24,8 +24,7 @@ demo: env ## Run the whole pipeline on the tiny data and write its report
 	@echo "Report: $(CURDIR)/results/tiny/report.html"
 
 test: env ## Run every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES) -m "not own_process"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m own_process
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES)
 
 lint: env ## Check style and workflow without changing a file
 	$(BIN)/ruff check

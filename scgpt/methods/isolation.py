@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -64,3 +65,19 @@ def isolated_library(
         os.environ.update(environment)
         for line in printed.getvalue().splitlines():
             logger.debug("%s", line)
+
+
+def import_uncompiled(module: str) -> None:
+    """Import a module that would compile its functions with Numba at import; leave them in Python.
+
+    Its functions give the same values, slowly. Compiling them has aborted processes that had done
+    much before.
+    """
+    import numba
+
+    before = numba.config.DISABLE_JIT
+    numba.config.DISABLE_JIT = 1
+    try:
+        importlib.import_module(module)
+    finally:
+        numba.config.DISABLE_JIT = before

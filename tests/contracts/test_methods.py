@@ -180,13 +180,7 @@ def run(case, data, *, checkpoint=None, scratch=None, seed=0, quick=False):
     return method.predict(data), method
 
 
-def parameter(case):
-    """Return a case; GEARS apart: twice, a worker that had run scVI ended at its first use."""
-    apart = [pytest.mark.own_process] if case.entry_point == GEARS else []
-    return pytest.param(case, marks=apart, id=str(case))
-
-
-@pytest.fixture(params=map(parameter, CASES), scope="module")
+@pytest.fixture(params=CASES, ids=str, scope="module")
 def case(request):
     return request.param
 

@@ -23,12 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from toy_perturbation import BOX, task_data, write_knowledge
 
 # Not imported here: what the import leaves behind is part of what is tested.
-pytestmark = [
-    pytest.mark.own_process,
-    pytest.mark.skipif(
-        importlib.util.find_spec("gears") is None, reason="cell-gears is not installed"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gears") is None, reason="cell-gears is not installed"
+)
 
 QUICK = {
     "epochs": 1,
