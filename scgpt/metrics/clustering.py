@@ -65,12 +65,14 @@ def leiden_sweep(
 def louvain_sweep(
     graph: sp.spmatrix, *, resolutions: Iterable[float] = LOUVAIN_RESOLUTIONS, seed: int = 0
 ) -> Sweep:
-    """Cluster a graph with the Louvain algorithm at every resolution.
+    """Cluster a graph with the Louvain algorithm at every resolution; all edges count the same.
+
+    scanpy's Louvain ignores the weights of edges unless told otherwise, and scib never did.
 
     Parameters
     ----------
     graph
-        Symmetric matrix of edge weights, shape (n_cells, n_cells).
+        Symmetric matrix, shape (n_cells, n_cells); what is not zero is an edge.
     resolutions
         Greater values give more clusters.
     seed
@@ -88,7 +90,7 @@ def louvain_sweep(
     labels: Sweep = {}
     for resolution in resolutions:
         with _seeded(seed):
-            found = network.community_multilevel(weights="weight", resolution=resolution)
+            found = network.community_multilevel(resolution=resolution)
         labels[float(resolution)] = np.asarray(found.membership, dtype=np.int64)
     return labels
 

@@ -228,6 +228,17 @@ def test_clusterings_find_planted_groups(sweep):
         sweep(graph[:10])
 
 
+def test_louvain_counts_every_edge_the_same_as_scanpy_does_unless_told_otherwise(arrays):
+    weighted = arrays["graph"]
+    plain = (weighted > 0).astype(np.float32)
+    found, same = (louvain_sweep(graph, resolutions=[0.5, 1.0, 2.0]) for graph in (weighted, plain))
+    for resolution, labels in found.items():
+        assert (labels == same[resolution]).all()
+        best = leiden_sweep(plain, resolutions=[resolution])[resolution]
+        reached, possible = (modularity(plain, some, resolution) for some in (labels, best))
+        assert reached == pytest.approx(possible, abs=0.01)
+
+
 @pytest.mark.parametrize("block_bytes", [1, 10_000, 2**24])
 @pytest.mark.parametrize("shift", [0.0, 1e4])
 def test_silhouette_equals_scikit_learn(block_bytes, shift):
