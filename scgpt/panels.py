@@ -14,16 +14,16 @@ def spelled_out(
 ) -> list[dict[str, Any]]:
     """Return every panel of a figure, in reading order.
 
-    Neighbours that repeat over data sets repeat together, data set by data set. A panel that
-    repeats over methods becomes one row of panels, the methods side by side, for every data set.
+    Neighbours that repeat do so together, data set by data set. A panel that repeats over methods
+    becomes one row of panels, the methods side by side, for every data set.
     """
     panels = []
-    for repeat, group in itertools.groupby(block.panels, key=lambda panel: panel.repeat):
-        entries = [panel.model_dump(exclude={"repeat"}) for panel in group]
-        if repeat is None:
-            panels += entries
-        for dataset in datasets if repeat else ():
-            for entry in entries:
+    for repeated, group in itertools.groupby(block.panels, key=lambda panel: bool(panel.repeat)):
+        entries = [(panel.repeat, panel.model_dump(exclude={"repeat"})) for panel in group]
+        if not repeated:
+            panels += [entry for _, entry in entries]
+        for dataset in datasets if repeated else ():
+            for repeat, entry in entries:
                 panels += (
                     [_filled(config, entry, dataset=dataset)]
                     if repeat == "dataset"
