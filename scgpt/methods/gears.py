@@ -24,7 +24,7 @@ from scgpt.data.conditions import CONTROL
 from scgpt.data.perturbation_splits import genes_of
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import Method, MethodParams
-from scgpt.methods.isolation import import_uncompiled, isolated_library
+from scgpt.methods.isolation import isolated_library, unused_module
 from scgpt.methods.perturbation_data import (
     PerturbedCells,
     box_statistics,
@@ -269,9 +269,10 @@ def _import_package() -> None:
     import scanpy
 
     verbosity = scanpy.settings.verbosity
-    # Compiled for seconds at import, and only used in an analysis of pairs that is not used here.
-    import_uncompiled("dcor")
-    importlib.import_module("gears")
+    # It compiles for seconds at import (and LLVM has aborted a long-lived process meanwhile), for
+    # an analysis of pairs that is not used here.
+    with unused_module("dcor", "distance_correlation"):
+        importlib.import_module("gears")
     scanpy.settings.verbosity = verbosity
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import os
 import random
+import sys
+import types
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,17 +68,33 @@ def isolated_library(
             logger.debug("%s", line)
 
 
-def import_uncompiled(module: str) -> None:
-    """Import a module that would compile its functions with Numba at import; leave them in Python.
+@contextlib.contextmanager
+def unused_module(name: str, *functions: str) -> Iterator[None]:
+    """Let imports inside go without a module of which they only name some functions.
 
-    Its functions give the same values, slowly. Compiling them has aborted processes that had done
-    much before.
+    For a library that takes seconds to import and is never called here. Its functions are there by
+    name and say so if they are called after all; outside the block the module is the real one.
+
+    Parameters
+    ----------
+    name
+        Of the module. Where it has been imported already, nothing is done.
+    functions
+        Its functions that are named inside.
     """
-    import numba
+    if name in sys.modules:
+        yield
+        return
 
-    before = numba.config.DISABLE_JIT
-    numba.config.DISABLE_JIT = 1
+    def left_out(*_: Any, **__: Any) -> None:
+        msg = f"a function of '{name}' was called, which was left out because nothing here needs it"
+        raise RuntimeError(msg)
+
+    module = types.ModuleType(name)
+    for function in functions:
+        setattr(module, function, left_out)
+    sys.modules[name] = module
     try:
-        importlib.import_module(module)
+        yield
     finally:
-        numba.config.DISABLE_JIT = before
+        del sys.modules[name]

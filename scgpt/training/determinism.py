@@ -6,6 +6,7 @@ import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import torch
 
@@ -43,14 +44,19 @@ def isolated_torch(device: str | torch.device, *, threads: int | None = None) ->
     threads
         CPU threads inside the block; unchanged if None. Sums run in another order with another
         number of threads, so results are reproducible to the last bit only for the same number.
+
+    Notes
+    -----
+    Numba's first parallel function sets the number of threads of the OpenMP library that PyTorch
+    shares with it to that of all cores. It is made to do so before the block, not in its midst.
     """
     device = torch.device(device)
     devices = [_index(device)] if device.type == "cuda" else []
     before = torch.get_num_threads()
+    numba.get_num_threads()
     with torch.random.fork_rng(devices=devices):
         try:
-            if threads is not None:
-                torch.set_num_threads(threads)
+            torch.set_num_threads(before if threads is None else threads)
             yield
         finally:
             torch.set_num_threads(before)

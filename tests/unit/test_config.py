@@ -192,7 +192,8 @@ def test_panels_repeat_over_methods_side_by_side(raw):
     assert drawn == ["scgpt_scratch", "scvi", "harmony", "pca_hvg"]
     assert [panel["where"]["method"] for panel in rows] == drawn * 2
     assert [panel["letter"] for panel in rows] == [True, False, False, False] * 2
-    assert rows[1]["title"] == "scVI"
+    assert rows[1]["title"] == "PBMC 10k\nscVI"
+    assert rows[5]["title"] == "scVI"
     assert [panel["score"] for panel in rows] == ["avg_bio"] * 4 + ["avg_batch"] * 4
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import subprocess
 import sys
 import warnings
 
-import numba
 import numpy as np
 import pytest
 import torch
 
-from scgpt.methods.isolation import import_uncompiled, isolated_library
+from scgpt.methods.isolation import isolated_library, unused_module
 
 
 def seed_all(seed):
@@ -67,36 +67,43 @@ def test_a_failure_inside_restores_too():
     assert np.random.random() == expected  # noqa: NPY002
 
 
-def test_a_module_is_imported_without_its_machine_code(tmp_path, monkeypatch):
-    (tmp_path / "compiles_at_import.py").write_text(
-        "import numba\n@numba.njit('float64(float64)')\ndef twice(x):\n    return 2 * x\n"
-    )
+def test_a_module_that_is_only_named_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "slow_library.py").write_text("def analyse():\n    return 1\n")
+    (tmp_path / "names_it.py").write_text("from slow_library import analyse\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import_uncompiled("compiles_at_import")
-    assert not isinstance(sys.modules["compiles_at_import"].twice, numba.core.dispatcher.Dispatcher)
-    assert sys.modules["compiles_at_import"].twice(2.0) == 4.0
-    assert not numba.config.DISABLE_JIT
-    with pytest.raises(ModuleNotFoundError):
-        import_uncompiled("no_such_module")
-    assert not numba.config.DISABLE_JIT
+    with unused_module("slow_library", "analyse"):
+        names_it = importlib.import_module("names_it")
+    with pytest.raises(RuntimeError, match="'slow_library' was called"):
+        names_it.analyse()
+    real = importlib.import_module("slow_library")
+    assert real.analyse() == 1
+    with unused_module("slow_library", "analyse"):
+        assert importlib.import_module("slow_library") is real
+    with pytest.raises(ImportError, match="other"), unused_module("absent_library", "analyse"):
+        exec("from absent_library import other")
+    assert "absent_library" not in sys.modules
 
 
-def test_the_analysis_that_gears_leaves_uncompiled_gives_the_same_values():
+def test_gears_is_imported_without_what_it_never_calls_here():
     code = (
-        "import sys, numpy as np\n"
-        "from scgpt.methods.isolation import import_uncompiled\n"
-        "import_uncompiled('dcor') if sys.argv[1] == 'plain' else None\n"
-        "import dcor\n"
-        "a, b = np.random.default_rng(0).normal(size=(2, 40))\n"
-        "print(dcor.distance_correlation(a, b), dcor.distance_correlation(a, a**2))\n"
+        "import sys\n"
+        "from scgpt.methods.gears import _import_package\n"
+        "_import_package()\n"
+        "print('gears' in sys.modules, 'dcor' in sys.modules)\n"
     )
-    plain, compiled = (
-        np.fromstring(
-            subprocess.run(
-                [sys.executable, "-c", code, how], check=True, capture_output=True, text=True
-            ).stdout,
-            sep=" ",
-        )
-        for how in ("plain", "compiled")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_numba_does_not_change_the_number_of_threads_in_the_midst():
+    code = (
+        "import numba, torch\n"
+        "from scgpt.training.determinism import isolated_torch\n"
+        "torch.set_num_threads(1)\n"
+        "with isolated_torch('cpu', threads=1):\n"
+        "    numba.get_num_threads()\n"
+        "    print(torch.get_num_threads())\n"
+        "print(torch.get_num_threads())\n"
     )
-    assert plain == pytest.approx(compiled, rel=1e-9)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "1"]
