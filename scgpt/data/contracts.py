@@ -127,11 +127,12 @@ BOXES = tuple(f"box_{name}" for name in ("low", "q1", "median", "q3", "high"))
 
 PERTURBATION_TRUTH = Schema(
     name="perturbation_truth",
-    version=1,
+    version=2,
     slots=(
         Slot("obs", "condition", "category"),
         Slot("obs", "subgroup", "category"),
         Slot("obs", "n_cells", "float"),
+        Slot("obs", "n_cells_scored", "float"),
         Slot("var", "control_mean", "float"),
         Slot("var", "training_centroid", "float"),
         Slot("layers", "other_half", "array", required=False),

@@ -109,8 +109,7 @@ def perturbed_cells(data: AnnData, *splits: str) -> PerturbedCells:
     Raises
     ------
     DataError
-        If `obs["condition"]` is missing or incomplete, or there is no control cell, no perturbed
-        cell, or a condition perturbs a gene twice.
+        If `obs["condition"]` is missing or incomplete, or there is no control or no perturbed cell.
     """
     if "condition" not in data.obs:
         msg = f"obs['condition'] is missing (obs has {list(data.obs)})"

@@ -26,6 +26,7 @@ from scgpt.methods.scgpt_common import (
     choose_genes,
     fine_tune,
     genes_in_vocabulary,
+    left_out_note,
     read_heads,
     start_model,
     unit_length,
@@ -98,6 +99,7 @@ class ScGPTAnnotation(Method):
         )
         self.model, _, self.receipt = self.started
         self.genes = genes_in_vocabulary(genes, self.started.vocab)
+        self.notes = left_out_note(genes, self.genes)
         sources = [
             self._batches(data, cells, labels=names, training=True) if len(cells) else None
             for cells, names in zip((train_cells, valid_cells), labels, strict=True)

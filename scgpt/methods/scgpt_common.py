@@ -221,6 +221,18 @@ def genes_in_vocabulary(genes: np.ndarray, vocab: GeneVocab) -> np.ndarray:
     return genes[vocab.ids(genes) >= 0]
 
 
+def left_out_note(genes: np.ndarray, known: np.ndarray) -> list[str]:
+    """Return a note on the genes that the vocabulary does not know, if there are any."""
+    if len(known) == len(genes):
+        return []
+    names = [str(gene) for gene in np.setdiff1d(genes, known)]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [
+        f"{len(names)} of {len(genes)} genes are not in the vocabulary of the model and are not "
+        f"fed: {', '.join(names[:SHOWN])}{more}"
+    ]
+
+
 def tokenize_cells(
     values: sp.csr_matrix,
     *,

@@ -13,7 +13,7 @@ from pydantic import Field
 from scgpt.data.tokens import CLS_VALUE_PRETRAINING
 from scgpt.errors import DataError
 from scgpt.methods.base import Method
-from scgpt.methods.inputs import batches_of, cells_by_name, cells_of, training_cells
+from scgpt.methods.inputs import SHOWN, batches_of, cells_by_name, cells_of, training_cells
 from scgpt.methods.predictions import embedding_prediction
 from scgpt.methods.scgpt_common import (
     ScGPTParams,
@@ -21,6 +21,7 @@ from scgpt.methods.scgpt_common import (
     choose_genes,
     fine_tune,
     genes_in_vocabulary,
+    left_out_note,
     read_heads,
     start_model,
     unit_length,
@@ -109,12 +110,14 @@ class ScGPTIntegration(Method):
         )
         self.receipt = self.started.receipt
         self.genes = genes_in_vocabulary(genes, self.started.vocab)
+        self.notes = left_out_note(genes, self.genes)
         sources = [
             self._batches(data, cells, mask_ratio=recipe.mask_ratio, training=number == 0)
             if len(cells)
             else None
             for number, cells in enumerate((training_cells(data), cells_of(data, "valid")))
         ]
+        self.notes += self._untrained_note(data)
         selection = "gep" if "gep" in recipe.active and sources[1] is not None else "loss"
         result = fine_tune(
             self.started.model,
@@ -124,6 +127,14 @@ class ScGPTIntegration(Method):
             context=self.context,
         )
         self.history = result.history
+
+    def _untrained_note(self, data: AnnData) -> list[str]:
+        """Return a note on batches that no training cell is of: nothing is learnt about them."""
+        seen = np.unique(batches_of(data, training_cells(data)))
+        unseen = np.setdiff1d(self.batch_names, seen)
+        if not len(unseen):
+            return []
+        return [f"no training cell is of batch {', '.join(unseen[:SHOWN])}: embedded untrained"]
 
     def _recipe(self) -> FinetuneRecipe:
         names = ("mask_ratio", "explicit_zero", "ecs_threshold", "input_norm", "freeze_encoders")
@@ -185,6 +196,7 @@ class ScGPTZeroShot(ScGPTIntegration):
         self.started = start_model(self.params, self.context, genes=genes, options={}, fresh={})
         self.receipt = self.started.receipt
         self.genes = genes_in_vocabulary(genes, self.started.vocab)
+        self.notes = left_out_note(genes, self.genes)
 
     def _reading(self, data: AnnData, cells: np.ndarray) -> dict[str, Any]:
         del data, cells

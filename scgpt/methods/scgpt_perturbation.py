@@ -25,7 +25,7 @@ from scgpt.methods.perturbation_data import (
 from scgpt.methods.predictions import perturbation_prediction
 from scgpt.methods.scgpt_common import genes_in_vocabulary, start_model
 from scgpt.model.perturbation import predict_perturbation
-from scgpt.training.config import TrainingConfig
+from scgpt.training.config import ADAM_EPS, TrainingConfig
 from scgpt.training.determinism import derive_seed, isolated_torch
 from scgpt.training.loop import train
 from scgpt.training.optim import Precision
@@ -122,6 +122,8 @@ class ScGPTPerturbationParams(MethodParams):
             **{name: getattr(self, name) for name in names},
             selection=selection,
             selection_mode="max",
+            # The published recipe of this task keeps PyTorch's default in mixed precision, too.
+            adam_eps=ADAM_EPS,
             amp_required=False,
         )
 

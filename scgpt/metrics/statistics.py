@@ -238,10 +238,10 @@ def with_bounds(
 
 
 def _with_note_above(part: pd.DataFrame, ceiling: float, sign: float) -> pd.DataFrame:
-    """Say beside every score of a method that it is better than the best positive control."""
+    """Say beside every score that it is better than the best positive control."""
     if "note" not in part or np.isnan(ceiling):
         return part
-    above = (part["role"] == "method") & (sign * (part["mean"] - ceiling) > SAME)
+    above = (part["role"] != "positive_control") & (sign * (part["mean"] - ceiling) > SAME)
     words = f"better than the positive control ({ceiling:.3f})"
     notes = [
         _join("" if pd.isna(note) else note, words if is_above else "")

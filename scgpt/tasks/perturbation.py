@@ -239,17 +239,18 @@ def _truth(
     halves = {}
     for name in scored:
         cells = rows[name]
-        other = (
-            hold_out(dataset.obs_names[cells], params.other_half, seed=seed)
-            if params.other_half
-            else np.zeros(len(cells), dtype=bool)
-        )
+        other = np.zeros(len(cells), dtype=bool)
+        if params.other_half:
+            # Never the larger part, and never none: a condition that is scored has two cells.
+            n_other = max(1, int(params.other_half * len(cells)))
+            other = hold_out(dataset.obs_names[cells], n_other / len(cells), seed=seed)
         halves[name] = (cells[~other], cells[other])
     obs = pd.DataFrame(
         {
             "condition": pd.Categorical(scored),
             "subgroup": pd.Categorical([split.subgroup[n] for n in scored], list(SUBGROUPS)),
             "n_cells": [float(len(rows[name])) for name in scored],
+            "n_cells_scored": [float(len(halves[name][0])) for name in scored],
         },
         index=pd.Index(scored),
     )
@@ -294,7 +295,7 @@ def scoring_arrays(prediction: AnnData, truth: AnnData) -> dict[str, Any]:
         "conditions": truth.obs_names.to_numpy().astype(str),
         "subgroups": truth.obs["subgroup"].astype(str).to_numpy(),
         "genes": truth.var_names.to_numpy().astype(str),
-        "cells_per_condition": truth.obs["n_cells"].to_numpy().astype(int),
+        "cells_per_condition": truth.obs["n_cells_scored"].to_numpy().astype(int),
     }
 
 

@@ -205,6 +205,27 @@ def test_a_pretrained_network_is_loaded_and_accounted_for(toy, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("found", [ScGPTIntegration, ScGPTZeroShot])
+def test_genes_that_a_checkpoint_does_not_know_are_counted_in_the_note(toy, tmp_path, found):
+    data, _ = toy
+    pretrained(tmp_path, [f"G{i:03d}" for i in range(100)])
+    params = {**(QUICK if found is ScGPTIntegration else {}), "init": "checkpoint"}
+    method = fitted(data, params, found=found, checkpoint=tmp_path)
+    assert len(method.notes) == 1
+    # 100 of the 120 genes are highly variable; the network as it is reads all.
+    expected = "15 of 100" if found is ScGPTIntegration else "20 of 120"
+    assert f"{expected} genes are not in the vocabulary" in method.notes[0]
+    assert "G100" in method.notes[0]
+    assert fitted(data, QUICK).notes == []
+
+
+def test_a_batch_without_training_cells_is_named_in_the_note(toy):
+    data = toy[0].copy()
+    of_one = (data.obs["batch"] == data.obs["batch"].cat.categories[0]).to_numpy()
+    data.obs.loc[of_one, "split"] = "valid"
+    assert "no training cell is of batch" in fitted(data, QUICK).notes[0]
+
+
 def test_a_network_pretrained_without_attention_weights_is_refused(toy, tmp_path):
     data, _ = toy
     pretrained(tmp_path, [f"G{i:03d}" for i in range(120)])

@@ -18,6 +18,7 @@ from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import save_official
 from scgpt.training.determinism import derive_seed, isolated_torch
+from scgpt.training.optim import Precision, build_optimizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from toy_perturbation import BOX, task_data
@@ -275,3 +276,11 @@ def test_odd_checkpoints_are_refused(toy, tmp_path):
     pretrained(tmp_path / "bins", data.var_names, value_encoding="category", pad_value=52)
     with pytest.raises(ConfigError, match="binned values"):
         answered(data, {**QUICK, "init": "checkpoint"}, checkpoint=tmp_path / "bins")
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_adam_keeps_its_default_epsilon_in_mixed_precision_too(amp):
+    config = parse_params(ScGPTPerturbation, {"amp": amp}).training_config()
+    half = Precision(device_type="cuda", dtype=None if amp == "off" else torch.float16)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), config, half)
+    assert optimizer.defaults["eps"] == 1e-8

@@ -288,6 +288,8 @@ def test_a_method_above_the_positive_control_is_said_beside_the_number():
     notes = with_bounds(summary, roles).set_index("method")["note"]
     assert notes["a"] == "one replicate; better than the positive control (0.800)"
     assert list(notes[["b", "null", "top"]]) == ["", "", ""]
+    attacked = with_bounds(summary.assign(mean=[0.7, 0.7, 0.9, 0.8]), roles).set_index("method")
+    assert "better than the positive control" in attacked["note"]["null"]
     downwards = with_bounds(summary, roles, higher_is_better={"m": False})
     assert "better" in downwards.set_index("method")["note"]["b"]
     assert "better" not in downwards.set_index("method")["note"]["a"]

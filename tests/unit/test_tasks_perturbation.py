@@ -14,6 +14,7 @@ from scgpt.data import contracts
 from scgpt.data.conditions import five_numbers
 from scgpt.errors import ConfigError, ContractError, DataError
 from scgpt.methods.predictions import perturbation_prediction
+from scgpt.metrics import perturbation as metrics
 from scgpt.tasks import perturbation
 
 KEYS = {"scale": "tiny", "task": "perturbation", "dataset": "toy", "split": "split_1"}
@@ -119,6 +120,21 @@ def test_a_condition_with_one_cell_is_not_scored_and_named():
     _, found = prepared(dataset(sizes={small: 1}))
     assert small not in found.obs_names
     assert any(f"{small}: 1" in note and "not scored" in note for note in found.uns["notes"])
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "other_half", "n_scored"), [(2, 0.5, 1), (3, 0.5, 2), (2, 0.1, 1)]
+)
+def test_the_scored_part_is_never_the_smaller_one(n_cells, other_half, n_scored):
+    _, truth = prepared(dataset())
+    small = truth.obs_names[1]
+    _, truth = prepared(dataset(sizes={small: n_cells}), other_half=other_half)
+    row = truth.obs.loc[small]
+    assert (row["n_cells"], row["n_cells_scored"]) == (n_cells, n_scored)
+    arrays = perturbation.scoring_arrays(truth, truth)
+    asked = ("predicted", "observed", "control", "subgroups", "cells_per_condition")
+    note = metrics.pearson_delta(**{name: arrays[name] for name in asked})[""].note
+    assert ("conditions measured on a single cell" in note) == (n_scored == 1)
 
 
 def test_a_training_condition_with_one_cell_is_kept_and_named():

@@ -204,3 +204,23 @@ def test_real_norman_slice_in_the_columns_of_gears(shared_dir):
 def test_file_without_conditions_is_refused(shared_dir):
     with pytest.raises(DataError, match="no column 'condition'; it has"):
         read_gears(shared_dir / "data/census_placenta_ibm", file="cellxgene.h5ad")
+
+
+def test_a_condition_with_two_spellings_has_no_ranking_of_the_file(activated, tmp_path):
+    folder, adata = activated
+    data = anndata.read_h5ad(folder / "perturb_processed.h5ad")
+    single = next(n for n in data.obs["condition"].astype(str) if n.endswith("+ctrl"))
+    gene = single.removesuffix("+ctrl")
+    rows = np.flatnonzero(data.obs["condition"].astype(str) == single)
+    rankings = data.uns["rank_genes_groups_cov_all"]
+    name = str(data.obs["condition_name"].iloc[rows[0]])
+    rankings[name.replace(single, f"ctrl+{gene}")] = rankings[name]
+    for column in ("condition", "condition_name"):
+        values = data.obs[column].astype(str).to_numpy()
+        values[rows[::2]] = [v.replace(single, f"ctrl+{gene}") for v in values[rows[::2]]]
+        data.obs[column] = pd.Categorical(values)
+    data.write_h5ad(tmp_path / "perturb_processed.h5ad")
+    again = read_gears(tmp_path, cell_type="K562")
+    assert (again.obs["condition"] == gene).sum() == len(rows)
+    before, after = set(adata.uns["changed_genes"].index), set(again.uns["changed_genes"].index)
+    assert before - after == {gene}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -165,7 +166,11 @@ def _unmeasured(conditions: pd.Series, symbols: list[str]) -> list[str]:
 
 
 def _changed_genes(adata: AnnData, source: AnnData, ranking: dict[str, object]) -> pd.DataFrame:
-    """Return the genes GEARS ranks first: one row per condition, one column per rank."""
+    """Return the genes GEARS ranks first: one row per condition, one column per rank.
+
+    A condition that the file writes in two ways has two lists, each of some of its cells: neither
+    is that of all of them, so there is none.
+    """
     symbol = dict(zip(source.var_names, adata.var_names, strict=True))
     short = source.obs["condition"].map(condition_name).astype(str)
     condition = dict(zip(source.obs["condition_name"].astype(str), short, strict=True))
@@ -174,5 +179,7 @@ def _changed_genes(adata: AnnData, source: AnnData, ranking: dict[str, object]) 
         for name, genes in ranking.items()
         if condition.get(name, CONTROL) != CONTROL
     }
+    written = Counter(condition[name] for name in ranking if name in condition)
+    rows = {name: genes for name, genes in rows.items() if written[name] == 1}
     columns = [str(rank + 1) for rank in range(N_CHANGED)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
