@@ -120,7 +120,8 @@ def _truth(known, data, queries, n_cells, noise, rng):
         {
             "condition": pd.Categorical(list(queries)),
             "subgroup": pd.Categorical(list(queries.values()), categories=list(SUBGROUPS)),
-            "n_cells": n_cells,
+            "n_cells": 2 * n_cells,
+            "n_cells_scored": n_cells,
         },
         index=list(queries),
     )
@@ -155,7 +156,7 @@ def scoring_arrays(prediction, truth):
         "conditions": truth.obs_names.to_numpy().astype(str),
         "subgroups": truth.obs["subgroup"].to_numpy().astype(str),
         "genes": truth.var_names.to_numpy().astype(str),
-        "cells_per_condition": truth.obs["n_cells"].to_numpy(),
+        "cells_per_condition": truth.obs["n_cells_scored"].to_numpy(),
     }
 
 
