@@ -10,7 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from scgpt.catalogue import Catalogue
-from scgpt.checks import at, check_parameters, check_references
+from scgpt.checks import (
+    at,
+    check_figure,
+    check_metrics,
+    check_parameters,
+    check_references,
+)
 from scgpt.config import Config, Selection, parse_config
 from scgpt.errors import ConfigError
 from scgpt.files import canonical_json
@@ -308,10 +314,10 @@ class Plan:
         return code_digest(f"scgpt.steps.{step}", *entries)
 
     def check_parameters(self) -> None:
-        """Check every reader, task and method parameter of this scale against its receiver.
+        """Check every parameter, metric and figure of this scale against what receives it.
 
-        Names only, from the source, so that nothing heavy is imported; types are checked by the
-        receiver when the job starts.
+        From the source, so that nothing heavy is imported: all names, and the values whose types
+        are plain to read. The receiver checks the rest when the job starts.
 
         Raises
         ------
@@ -334,11 +340,15 @@ class Plan:
             with at(f"tasks.{task}.module"):
                 known = class_parameters(f"{block.module}:Params")
             check_parameters(self._task_params(block), known, f"tasks.{task}.params")
+            check_metrics(task, block)
             for method in self.methods(task):
                 with at(f"methods.{method}.tasks.{task}"):
                     known = method_parameters(self.config.methods[method].tasks[task])
                 params = self.method_params(task, method)
                 check_parameters(params, known, f"methods.{method}.params")
+        for name in self.figures:
+            block = self.config.figures[name]
+            check_figure(name, block, self.config.tasks[block.task])
 
     def _dataset_params(self, block: DatasetConfig) -> dict[str, Any]:
         return merge(block.params, block.scale_params.get(self.scale, {}))

@@ -6,13 +6,17 @@ import importlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from scgpt.config import Config, explain
 from scgpt.errors import ConfigError
 from scgpt.provenance import module_path
+from scgpt.static import metric_names, plot_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from scgpt.config import Config, MethodConfig
+    from scgpt.config import FigureConfig, MethodConfig, TaskConfig
     from scgpt.static import Parameters
 
 
@@ -119,14 +123,14 @@ def _check_method(name: str, method: MethodConfig, config: Config, need: Any) ->
 def check_parameters(
     params: dict[str, Any], parameters: Parameters, where: str, *, given: tuple[str, ...] = ()
 ) -> None:
-    """Check the keys of a mapping against the names that its receiver knows.
+    """Check a mapping against the names that its receiver knows, and the types it declares.
 
     Parameters
     ----------
     params
         The mapping from the configuration.
     parameters
-        Known and required names.
+        Known and required names, and types.
     where
         Key path, for the message.
     given
@@ -135,7 +139,7 @@ def check_parameters(
     Raises
     ------
     ConfigError
-        One line per unknown or missing key, with the known names.
+        One line per unknown or missing key, with the known names, and per wrong value.
     """
     known = [name for name in parameters.known if name not in given]
     shown = ", ".join(sorted(known)) or "none"
@@ -147,8 +151,67 @@ def check_parameters(
         for name in parameters.required
         if name in known and name not in params
     ]
+    for name, kind in parameters.types.items():
+        if name in params:
+            try:
+                TypeAdapter(kind).validate_python(params[name])
+            except ValidationError as error:
+                problems.append(explain(error, Config, f"{where}.{name}"))
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_metrics(name: str, task: TaskConfig) -> list[str]:
+    """Check the metric modules and the headline of a task, and return the names of its metrics.
+
+    Raises
+    ------
+    ConfigError
+        With the key path, what was found and the known names.
+    """
+    known: list[str] = []
+    for number, module in enumerate(task.metrics):
+        with at(f"tasks.{name}.metrics.{number}"):
+            known += metric_names(module, name)
+    if not known:
+        msg = (
+            f"tasks.{name}.metrics: no metric for task '{name}' in {', '.join(task.metrics)}; "
+            "name a module with functions under `@metric(...)` that declare this task"
+        )
+        raise ConfigError(msg)
+    problems = [
+        f"tasks.{name}.headline: '{each}' is not defined. Known names: {', '.join(known)}"
+        for each in task.headline
+        if each not in known
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return known
+
+
+def check_figure(name: str, figure: FigureConfig, task: TaskConfig) -> None:
+    """Check the panels of a figure: plot functions, options, tables, scores and widths.
+
+    Raises
+    ------
+    ConfigError
+        With the key path, what was found and the known names.
+    """
+    tables = ["scores", "summary", *task.drawn]
+    metrics = [each for module in task.metrics for each in metric_names(module, figure.task)]
+    for number, panel in enumerate(figure.panels):
+        where = f"figures.{name}.panels.{number}"
+        with at(f"{where}.plot"):
+            options = plot_parameters(panel.plot)
+        check_parameters(panel.options, options, f"{where}.options")
+        for key, value, known in (("table", panel.table, tables), ("score", panel.score, metrics)):
+            if value is not None and value not in known:
+                shown = ", ".join(known)
+                msg = f"{where}.{key}: task '{figure.task}' has no '{value}'. Known names: {shown}"
+                raise ConfigError(msg)
+        if panel.span is not None and panel.span > figure.columns:
+            msg = f"{where}.span: {panel.span} is wider than a row of {figure.columns}; lower it"
+            raise ConfigError(msg)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _add_data_verbs(verbs: Any) -> None:
-    parser = _verb(verbs, "dataset", _dataset, "read or simulate a data set (C1)")
+    parser = _verb(verbs, "dataset", _dataset, "read or simulate a data set")
     _paths(parser, "output", "card", "split")
     _paths(parser, "raw", "record", required=False)
     parser = _verb(verbs, "fetch", _fetch, "fetch the files of a data set")
@@ -111,27 +111,27 @@ def _add_data_verbs(verbs: Any) -> None:
     _paths(parser, "folder", "record")
     parser = _verb(verbs, "knowledge", _knowledge, "read a knowledge base into a table")
     _paths(parser, "raw", "record", "output", "card")
-    parser = _verb(verbs, "task-data", _task_data, "divide a data set for a task (C2)")
+    parser = _verb(verbs, "task-data", _task_data, "divide a data set for a task")
     _paths(parser, "dataset", "data", "truth", "card")
 
 
 def _add_job_verbs(verbs: Any) -> None:
-    parser = _verb(verbs, "predict", _predict, "fit a method and predict (C5)")
+    parser = _verb(verbs, "predict", _predict, "fit a method and predict")
     _paths(parser, "data", "output", "record")
     _paths(parser, "truth", "checkpoint", required=False)
     parser.add_argument(
         "--knowledge", action="append", default=[], metavar="NAME=FILE", help="table of a base"
     )
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=embed.positive, default=1, help="CPU threads")
     parser.add_argument("--code", default="", help="digest of the code, for the record")
     parser.add_argument("--task-module", required=True)
-    parser = _verb(verbs, "score", _score, "score a prediction (C6)")
+    parser = _verb(verbs, "score", _score, "score a prediction against the hidden answers")
     _paths(parser, "prediction", "truth", "output")
     parser = _verb(verbs, "coordinates", _coordinates, "tabulate what figures draw of a job")
     _paths(parser, "data", "truth", "prediction", "output")
     parser.add_argument("--table", required=True, help="which of the task's tables")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=embed.positive, default=1, help="CPU threads")
 
 
 def _add_report_verbs(verbs: Any) -> None:
@@ -141,7 +141,7 @@ def _add_report_verbs(verbs: Any) -> None:
     parser = _verb(verbs, "table", _table, "summarise a task")
     _paths(parser, "scores", "runs", nargs="+")
     _paths(parser, "all-scores", "summary", "comparisons", "all-runs")
-    parser = _verb(verbs, "figure", _figure, "draw a figure from tables (C7)")
+    parser = _verb(verbs, "figure", _figure, "draw a figure from tables")
     _paths(parser, "tables", nargs="+")
     _paths(parser, "pdf", "png", "tsv")
     parser = _verb(verbs, "report", _report, "write the HTML report")

@@ -6,14 +6,28 @@ The same models check the YAML files before any job exists, generate the JSON Sc
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from scgpt.errors import ConfigError
 
 Role = Literal["method", "negative_control", "positive_control", "attack"]
-Selection = Literal["all"] | list[str]
+
+
+def _without_repeats(values: Any) -> Any:
+    """Refuse a list that names something twice; it would run, and count, twice."""
+    repeated = [] if isinstance(values, str) else [v for v in values if values.count(v) > 1]
+    if repeated:
+        shown = ", ".join(map(str, dict.fromkeys(repeated)))
+        msg = f"{shown} stands there more than once; name each once"
+        raise ValueError(msg)
+    return values
+
+
+Names = Annotated[list[str], AfterValidator(_without_repeats)]
+Selection = Annotated[Literal["all"] | list[str], AfterValidator(_without_repeats)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Strict(BaseModel):
@@ -90,7 +104,7 @@ class DatasetConfig(Resource):
     scale_params: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Arguments of the reader that differ at a scale."
     )
-    tasks: list[str] = Field(description="Tasks that may use the data set.")
+    tasks: Names = Field(description="Tasks that may use the data set.")
     expected: Expected = Expected()
 
 
@@ -106,7 +120,7 @@ class KnowledgeConfig(Resource):
 class SplitConfig(Strict):
     """One way of dividing the cells; only the seed differs between the splits of a task."""
 
-    seed: int
+    seed: Seed
 
 
 class Deviation(Strict):
@@ -124,14 +138,14 @@ class TaskConfig(Strict):
     title: str
     description: str
     module: str = Field(description="Module with Params, prepare, scoring_arrays, coordinates.")
-    metrics: list[str] = Field(min_length=1, description="Modules whose metrics score the task.")
-    headline: list[str] = Field(min_length=1, description="Metrics shown first, in this order.")
-    compared: list[str] = Field(
+    metrics: Names = Field(min_length=1, description="Modules whose metrics score the task.")
+    headline: Names = Field(min_length=1, description="Metrics shown first, in this order.")
+    compared: Names = Field(
         default_factory=list,
         description="Method that every other one is compared with, replicate by replicate: the "
         "first of these that the scale runs.",
     )
-    drawn: list[str] = Field(
+    drawn: Names = Field(
         default_factory=list,
         description="Tables of a single job that figures draw; the module's `coordinates` makes "
         "them.",
@@ -159,7 +173,7 @@ class MethodConfig(Strict):
         min_length=1, description="Task -> entry point `module:Class`: the tasks it supports."
     )
     model: str | None = Field(None, description="Checkpoint it starts from (models.yaml).")
-    knowledge: list[str] = Field(
+    knowledge: Names = Field(
         default_factory=list, description="Knowledge bases it reads (knowledge.yaml)."
     )
     stochastic: bool = Field(default=True, description="false: one seed is enough.")
@@ -204,11 +218,11 @@ class FigureConfig(Strict):
     title: str
     caption: str
     task: str
-    method: list[str] = Field(
+    method: Names = Field(
         default_factory=list,
         description="Method that is drawn: the first of these that the scale runs.",
     )
-    methods: list[str] = Field(
+    methods: Names = Field(
         default_factory=list,
         description="Methods that are drawn besides: all of these that the scale runs.",
     )
@@ -236,7 +250,7 @@ class ScaleConfig(Strict):
     """A budget: seeds, size limits, and what runs."""
 
     description: str
-    seeds: list[int] = Field(min_length=1)
+    seeds: Annotated[list[Seed], AfterValidator(_without_repeats)] = Field(min_length=1)
     limits: Limits = Limits()
     run: dict[str, TaskRun] = Field(min_length=1)
     figures: Selection = "all"
@@ -287,7 +301,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         elif item["type"] == "missing":
             lines.append(f"{path}: required key is missing")
         else:
-            lines.append(f"{path}: {item['msg']} (found {item['input']!r})")
+            what = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {what} (found {item['input']!r})")
     return "\n".join(lines)
 
 

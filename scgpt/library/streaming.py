@@ -96,7 +96,9 @@ def embed_file(
         If an option is wrong.
     """
     source, target = Path(source), Path(target)
-    _check_paths(source, target, chunk_size)
+    check_request(
+        source, target, key_added=key_added, min_matched=min_matched, chunk_size=chunk_size
+    )
     with open_h5ad(source) as file:
         matrix = FileMatrix(file, layer)
         loaded = as_model(model)
@@ -216,10 +218,33 @@ class _Rows:
         return n_done if self.vectors.stat().st_size >= n_done * self._row_bytes else 0
 
 
-def _check_paths(source: Path, target: Path, chunk_size: int) -> None:
+def check_request(
+    source: Path, target: Path, *, key_added: str, min_matched: float, chunk_size: int
+) -> None:
+    """Check what can be checked before the model is loaded; arguments as in `embed_file`.
+
+    Raises
+    ------
+    ConfigError
+        If an option is wrong.
+    DataError
+        If the output cannot be written where it is meant to be.
+    """
+    if key_added in ("", ".") or "/" in key_added:
+        msg = (
+            f"key_added is {key_added!r}; expected a name for obsm that is not empty and has no "
+            f"'/', for example {KEY!r}"
+        )
+        raise ConfigError(msg)
+    if not 0 <= min_matched <= 1:
+        msg = f"min_matched is {min_matched:g}; expected a share from 0 to 1, for example 0.5"
+        raise ConfigError(msg)
     if chunk_size < 1:
         msg = f"chunk_size is {chunk_size}, expected at least 1"
         raise ConfigError(msg)
+    if target.is_dir():
+        msg = f"{target} is a folder; expected the name of the file to write, such as out.h5ad"
+        raise DataError(msg)
     if target.exists() and source.exists() and target.samefile(source):
         msg = f"{target} is the input itself; name another output"
         raise DataError(msg)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from scgpt.catalogue import Catalogue
-from scgpt.config import parse_config
+from scgpt.config import DatasetConfig, parse_config
 from scgpt.data.fetch import check, describe
 from scgpt.data.fetching.partial import readable
 from scgpt.errors import ConfigError, ScgptError
@@ -17,7 +19,6 @@ from scgpt.steps import fetch as fetch_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from scgpt.config import Config, Resource
 
@@ -50,6 +51,10 @@ def _show_one(root: Path, name: str, resource: Resource) -> None:
     print(f"  cite: {resource.reference}; licence: {resource.license}")
     for note in resource.notes:
         print(f"  note: {note}")
+    if _is_own(resource):
+        print(f"  {_own_file(root, resource)[1]}")
+    elif not resource.files:
+        print("  made here; there is nothing to download")
     for each in describe(resource.files, root / "results/raw" / name, root / LOCK):
         here = "here" if each.is_present else "not here"
         known = f"sha256 {each.sha256[:12]}" if each.sha256 else "digest not known yet"
@@ -59,6 +64,8 @@ def _show_one(root: Path, name: str, resource: Resource) -> None:
 
 
 def _state(root: Path, name: str, resource: Resource) -> str:
+    if _is_own(resource):
+        return f"{'here' if _own_file(root, resource)[0] else 'not here'}, a file of your own"
     if not resource.files:
         return "made here"
     files = describe(resource.files, root / "results/raw" / name, root / LOCK)
@@ -68,6 +75,26 @@ def _state(root: Path, name: str, resource: Resource) -> str:
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
     kind = "retrieved by a query" if resource.retrieve else count
     return f"not here, {kind}" if n_here == 0 else f"{n_here} of {len(files)} files here"
+
+
+def _is_own(resource: Resource) -> bool:
+    return isinstance(resource, DatasetConfig) and resource.kind == "local"
+
+
+def _own_file(root: Path, resource: Resource) -> tuple[bool, str]:
+    """Return whether the file that the user supplies is here, and words on where it belongs."""
+    name = resource.params.get("path")
+    if name is None:
+        return False, "a file of your own; `params` of the data set say which"
+    copies = os.environ.get("SCGPT_LOCAL_DATA")
+    places = [root.resolve() / name, *([Path(copies) / name] if copies else [])]
+    found = next((place for place in places if place.is_file()), None)
+    if found is not None:
+        return True, f"a file of your own, here: {found}"
+    words = f"a file of your own, not here; put it at {' or '.join(map(str, places))}"
+    if not copies:
+        words = f"{words}, or set SCGPT_LOCAL_DATA to a folder that holds {name}"
+    return False, words
 
 
 def bring(root: Path, names: Sequence[str]) -> int:
@@ -88,7 +115,11 @@ def bring(root: Path, names: Sequence[str]) -> int:
         raise ConfigError(msg)
     catalogue = Catalogue(config, _public_scale(config))
     for name in names:
-        if not _resource(config, name).files:
+        resource = _resource(config, name)
+        if _is_own(resource):
+            msg = f"'{name}' is not downloaded: it is {_own_file(root, resource)[1]}"
+            raise ConfigError(msg)
+        if not resource.files:
             msg = f"'{name}' is made here; there is nothing to fetch"
             raise ConfigError(msg)
     failed = 0
@@ -122,6 +153,12 @@ def examine(root: Path, names: Sequence[str]) -> int:
         chosen = {name: block for name, block in _fetched(config) if _is_begun(root, name)}
     n_wrong = 0
     for name, resource in chosen.items():
+        if _is_own(resource):
+            is_here, words = _own_file(root, resource)
+            print(f"{'ok' if is_here else 'missing':10} {name}: {words}")
+            n_wrong += not is_here
+        elif not resource.files:
+            print(f"{'ok':10} {name}: made here; nothing is downloaded for it")
         for finding in check(resource.files, root / "results/raw" / name, root / LOCK):
             print(f"{finding.status:10} {finding.key}: {finding.message}")
             n_wrong += not finding.is_ok

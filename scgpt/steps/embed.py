@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scgpt.errors import DataError
 
-if TYPE_CHECKING:
-    import argparse
-
 HELP = "embed the cells of an h5ad file with a pretrained model"
 logger = logging.getLogger(__name__)
+
+
+def positive(text: str) -> int:
+    """Read a number of the command line that counts something, threads for one."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        msg = f"expected a whole number of at least 1, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="table of two columns without a header: name in the data (Ensembl id), symbol",
     )
     data.add_argument("--duplicates", choices=("error", "sum"), default="error")
-    data.add_argument("--min-matched", type=float, default=0.5, metavar="SHARE")
+    data.add_argument(
+        "--min-matched",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="smallest share of genes that the model has to know, from 0 to 1",
+    )
     work = parser.add_argument_group("computation")
     work.add_argument("--batch-size", type=int, default=64)
     work.add_argument("--max-length", type=int, default=1200, help="most tokens per cell")
     work.add_argument("--seed", type=int, default=0, help="of the samples of longer cells")
     work.add_argument("--device", help="cpu, cuda, cuda:1 ...; a GPU if there is one")
     work.add_argument("--amp", choices=("bf16", "fp16"), help="faster, less exact matrix products")
-    work.add_argument("--threads", type=int, help="CPU threads")
+    work.add_argument("--threads", type=positive, help="CPU threads")
     work.add_argument("--chunk-size", type=int, default=1024, help="cells read at a time")
     output = parser.add_argument_group("output")
     output.add_argument("--key-added", default="X_scgpt", help="key of obsm")
@@ -67,8 +82,15 @@ def run(options: argparse.Namespace) -> None:
         If data, model or options cannot be used.
     """
     from scgpt.library.models import load_model
-    from scgpt.library.streaming import embed_file
+    from scgpt.library.streaming import check_request, embed_file
 
+    check_request(
+        options.source,
+        options.out,
+        key_added=options.key_added,
+        min_matched=options.min_matched,
+        chunk_size=options.chunk_size,
+    )
     symbols = None if options.gene_symbols is None else read_symbols(options.gene_symbols)
     if not options.source.is_file():
         msg = f"{options.source}: no such file; give an h5ad file"

@@ -70,6 +70,44 @@ def test_schema_file_is_current(root):
         ("scales.tiny.run.annotation.splits", ["s"], "splits: 's' is not defined. Known"),
         ("scales.tiny.limits.max_cell", 3, "scales.tiny.limits.max_cell: unknown key. Known keys"),
         ("scales.tiny.seeds", [], "scales.tiny.seeds: List should have at least 1 item"),
+        (
+            "scales.tiny.seeds",
+            [-1],
+            "seeds.0: Input should be greater than or equal to 0 (found -1)",
+        ),
+        ("scales.tiny.seeds", [0, 0], "scales.tiny.seeds: 0 stands there more than once; name"),
+        (
+            "scales.tiny.run.annotation.methods",
+            ["knn_pca", "knn_pca"],
+            "scales.tiny.run.annotation.methods: knn_pca stands there more than once",
+        ),
+        ("tasks.annotation.splits.split_1", {"seed": -1}, "split_1.seed: Input should be greater"),
+        ("tasks.annotation.headline", ["nmi"], "annotation.headline: 'nmi' is not defined. Known"),
+        (
+            "tasks.annotation.metrics",
+            ["scgpt.metrics.foo"],
+            "tasks.annotation.metrics.0: module 'scgpt.metrics.foo' does not exist",
+        ),
+        (
+            "tasks.annotation.metrics",
+            ["scgpt.metrics.integration"],
+            "tasks.annotation.metrics: no metric for task 'annotation' in scgpt.metrics.integ",
+        ),
+        (
+            "methods.knn_pca.params",
+            {"n_neighbors": "ten"},
+            "methods.knn_pca.params.n_neighbors: Input should be a valid integer",
+        ),
+        (
+            "methods.knn_pca.params",
+            {"n_neighbors": -3},
+            "methods.knn_pca.params.n_neighbors: Input should be greater than or equal to 1 (found",
+        ),
+        (
+            "tasks.annotation.params",
+            {"n_pcs": "many"},
+            "tasks.annotation.params.n_pcs: Input should be a valid integer",
+        ),
         ("scales.tiny.run.annotate", {}, "scales.tiny.run.annotate.datasets: required key"),
         ("methods.knn_pca.parms", {}, "methods.knn_pca.parms: unknown key. Known keys"),
         ("methods.knn_pca.params", {"kk": 3}, "methods.knn_pca.params.kk: unknown key. Known"),
@@ -101,6 +139,31 @@ def test_wrong_name_is_explained(raw, path, value, message):
     with pytest.raises(ConfigError) as caught:
         load(edited(raw, path, value))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("panel", "message"),
+    [
+        (
+            {"plot": "scgpt.figures.umap:umapp"},
+            "0.plot: 'scgpt.figures.umap:umapp' is not a plot. Known plots of the module: "
+            "scgpt.figures.umap:umap, scgpt.figures.umap:category_legend",
+        ),
+        ({"plot": "scgpt.figures.umap:umap_rows"}, "0.plot: 'scgpt.figures.umap:umap_rows' is not"),
+        ({"plot": "scgpt.figures.umap"}, "0.plot: 'scgpt.figures.umap' is not a plot"),
+        ({"plot": "scgpt.figures.x:umap"}, "0.plot: module 'scgpt.figures.x' does not exist"),
+        ({"options": {"lable": "x"}}, "0.options.lable: unknown key. Known keys: axis_name, col"),
+        ({"table": "changes"}, "0.table: task 'annotation' has no 'changes'. Known names: scores"),
+        ({"score": "nmi"}, "0.score: task 'annotation' has no 'nmi'. Known names: accuracy"),
+        ({"span": 99}, "0.span: 99 is wider than a row of 12"),
+    ],
+)
+def test_wrong_panel_is_explained(raw, panel, message):
+    block = copy.deepcopy(raw["figures"]["fig2"])
+    block["panels"][0] |= panel
+    with pytest.raises(ConfigError) as caught:
+        load(edited(raw, "figures.fig2", block))
+    assert str(caught.value).startswith(f"figures.fig2.panels.{message}")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +252,7 @@ def test_panels_repeat_over_methods_side_by_side(raw):
     figure = json.loads(plan.figure_spec("fig4a"))["figure"]
     rows = [panel for panel in figure["panels"] if "method" in panel["where"]]
     drawn = plan.drawn_methods("fig4a")
-    assert drawn == ["scgpt_scratch", "scvi", "harmony", "pca_hvg"]
+    assert drawn == ["scgpt_scratch_integration", "scvi", "harmony", "pca_hvg"]
     assert [panel["where"]["method"] for panel in rows] == drawn * 2
     assert [panel["letter"] for panel in rows] == [True, False, False, False] * 2
     assert rows[1]["title"] == "PBMC 10k\nscVI"
@@ -221,3 +284,14 @@ def test_a_figure_without_any_of_its_methods_is_left_out(raw):
 def test_wrong_references_of_methods_and_figures(raw, path, value, message):
     with pytest.raises(ConfigError, match=message):
         load(edited(raw, path, value))
+
+
+BUDGETS = (("scgpt_scratch", "annotation"), ("scgpt_scratch_integration", "integration"))
+
+
+def test_scgpt_from_scratch_has_the_training_budget_of_the_fine_tuned_one(raw):
+    plan = load(raw, "paper")
+    for scratch, task in BUDGETS:
+        tuned, own = (plan.method_params(task, name) for name in ("scgpt", scratch))
+        for name in ("epochs", "batch_size", "learning_rate", "lr_decay", "dropout"):
+            assert own[name] == tuned[name], (task, name)

@@ -52,6 +52,7 @@ def test_list_shows_one_line_each(project, capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "not here, 1 file " in lines["mine"]
     assert "made here" in lines["pbmc68k"]
+    assert "not here, a file of your own" in lines["norman_slice"]
     assert "checkpoint" in lines["scgpt_human"]
     assert "retrieved by a query" in lines["census_pancreas"]
 
@@ -115,6 +116,32 @@ def test_check_finds_a_changed_file(project, capsys):
 def test_mistakes_are_explained(project, capsys, arguments, message):
     assert scgpt(project, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_of_the_users_own_is_looked_for(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SCGPT_LOCAL_DATA", raising=False)
+    name = "perturb_norman_mcfaline_devel/norman19_devel_gears_schema.h5ad"
+    assert scgpt(project, "fetch", "norman_slice") == 2
+    shown = capsys.readouterr().err
+    assert "'norman_slice' is not downloaded: it is a file of your own, not here; put it" in shown
+    assert f"{project / name}, or set SCGPT_LOCAL_DATA to a folder that holds {name}" in shown
+    assert scgpt(project, "check", "norman_slice") == 1
+    assert "missing    norman_slice: a file of your own, not here" in capsys.readouterr().out
+    monkeypatch.setenv("SCGPT_LOCAL_DATA", str(tmp_path / "copies"))
+    path = tmp_path / "copies" / name
+    scgpt(project, "list", "norman_slice")
+    assert f"put it at {project / name} or {path}" in capsys.readouterr().out
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert scgpt(project, "check", "norman_slice") == 0
+    assert f"norman_slice: a file of your own, here: {path}" in capsys.readouterr().out
+    scgpt(project, "list")
+    assert "here, a file of your own" in capsys.readouterr().out
+
+
+def test_check_says_that_nothing_is_downloaded(project, capsys):
+    assert scgpt(project, "check", "pbmc68k") == 0
+    assert "pbmc68k: made here; nothing is downloaded for it" in capsys.readouterr().out
 
 
 def test_folder_without_configuration_is_explained(tmp_path, capsys):

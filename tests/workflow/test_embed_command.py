@@ -116,6 +116,28 @@ def test_mistakes_are_one_line_and_exit_code_2(source, folder, tmp_path, capsys)
     assert not (tmp_path / "out.h5ad").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--key-added", "", "key_added is ''; expected a name for obsm that is not empty"),
+        ("--key-added", "a/b", "key_added is 'a/b'; expected a name for obsm"),
+        ("--key-added", ".", "key_added is '.'"),
+        ("--min-matched", "3", "min_matched is 3; expected a share from 0 to 1"),
+        ("--min-matched", "nan", "min_matched is nan"),
+        ("--chunk-size", "0", "chunk_size is 0"),
+        ("--out", "/", "/ is a folder; expected the name of the file to write"),
+        ("--out", "", ". is a folder"),
+    ],
+)
+def test_wrong_options_are_found_before_the_model_is_loaded(
+    source, tmp_path, capsys, option, value, message
+):
+    # The folder of the model does not exist: nobody has looked.
+    assert run(source, tmp_path / "no_model", option, value) == 2
+    refused(capsys, message)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
+
+
 def test_tables_of_symbols(tmp_path):
     table = tmp_path / "symbols.csv"
     table.write_text("ENSG1, TP53\n\nENSG2,CD4\n")
