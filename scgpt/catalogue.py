@@ -82,14 +82,28 @@ class Catalogue:
         is_local = dataset is not None and dataset.kind == "local"
         return not (is_local or (self.is_twin and resource is not None and not resource.twin))
 
-    def fetch_spec(self, name: str) -> str:
-        """Return what the `fetch` step needs to know."""
+    def fetch_spec(self, name: str, *, public: bool = False) -> str:
+        """Return what the `fetch` step needs to know.
+
+        Parameters
+        ----------
+        name
+            The resource.
+        public
+            Whether the real files are wanted, whatever the scale takes: what lies in `results/raw`
+            is shared by all scales and must not depend on the one that is selected.
+
+        Raises
+        ------
+        ConfigError
+            If it is not downloaded.
+        """
         resource = self._resource(name)
         spec = {
             "resource": name,
             "files": {key: block.model_dump() for key, block in resource.files.items()},
         }
-        if resource.retrieve is not None and not self.is_twin:
+        if resource.retrieve is not None and (public or not self.is_twin):
             spec |= {"retrieve": resource.retrieve, "params": resource.retrieve_params}
         return canonical_json(spec)
 

@@ -21,9 +21,13 @@ PACKAGES = (
     "anndata",
     "cell-gears",
     "harmonypy",
+    "igraph",
+    "leidenalg",
+    "lightning",
     "matplotlib",
     "numpy",
     "pandas",
+    "pynndescent",
     "scanpy",
     "scib",
     "scikit-learn",
@@ -31,6 +35,8 @@ PACKAGES = (
     "scvi-tools",
     "snakemake",
     "torch",
+    "torch-geometric",
+    "umap-learn",
 )
 
 

@@ -82,7 +82,6 @@ def run(
     if method.notes:
         prediction.uns["notes"] = method.notes
     write_h5ad(prediction, output, task.PREDICTION, **keys)
-    inputs = {"data": data, "truth": truth, **knowledge}
     write_json(
         record,
         {
@@ -96,7 +95,7 @@ def run(
             "threads": threads,
             "device": context.device,
             **provenance.peak_memory(),
-            "inputs": {name: sha256_file(path) for name, path in inputs.items() if path},
+            "inputs": input_digests(data, truth, checkpoint, knowledge),
             "outputs": {output.name: sha256_file(output)},
             "git": provenance.git_commit(),
             "packages": provenance.package_versions(),
@@ -107,6 +106,26 @@ def run(
         },
     )
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def input_digests(
+    data: Path, truth: Path | None, checkpoint: Path | None, knowledge: dict[str, Path]
+) -> dict[str, str]:
+    """Return the digest of every file that a method was given, by what it is.
+
+    The files of the checkpoint folder (weights, settings, vocabulary) are `checkpoint/NAME`, so
+    that a run record says which weights its scores come from.
+    """
+    files = {"data": data, **knowledge}
+    if truth is not None:
+        files["truth"] = truth
+    if checkpoint is not None:
+        files |= {
+            f"checkpoint/{path.name}": path
+            for path in sorted(checkpoint.iterdir())
+            if path.is_file() and not path.name.startswith(".")
+        }
+    return {name: sha256_file(path) for name, path in files.items()}
 
 
 def _device(spec: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def test_all_sets_of_the_paper_are_there():
     assert set(DATASETS) >= PAPER
     paper = load_plan(RAW, "paper")
     assert PAPER - {"census_pancreas"} <= set(paper.prepared)
+
+
+def test_only_whole_counts_are_expected():
+    """A rounded number would differ from any file: it belongs into the notes."""
+    for name, block in PLAN.config.datasets.items():
+        assert "rounded" not in (block.expected.source or ""), name
+    # The reader leaves out cells without a label, so that the paper's 32,493 cannot be found.
+    split = PLAN.config.datasets["lung_kim_mapping"].expected
+    assert PLAN.config.datasets["lung_kim"].expected.n_cells == split.n_reference + split.n_query
+
+
+def test_note_on_replogle_switches_to_the_choice_of_gears():
+    (note,) = PLAN.config.datasets["replogle"].notes
+    line = yaml.safe_load(note.partition("write the line `")[2].partition("` into a file")[0])
+    raw = copy.deepcopy(RAW)
+    datasets = line["scales"]["paper"]["run"]["perturbation"]["datasets"]
+    raw["scales"]["paper"]["run"]["perturbation"]["datasets"] = datasets
+    before, after = set(load_plan(RAW, "paper").prepared), set(load_plan(raw, "paper").prepared)
+    assert "replogle_k562_essential" in after - before
 
 
 def test_every_block_cites_and_has_a_twin():

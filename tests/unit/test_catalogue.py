@@ -114,6 +114,14 @@ def test_fetch_is_told_of_the_query_only_where_the_real_thing_is_wanted(make):
     assert set(json.loads(make("some").fetch_spec("mine"))) == {"resource", "files"}
 
 
+def test_what_all_scales_share_does_not_depend_on_the_scale(make):
+    public = make("some").fetch_spec("asked", public=True)
+    assert json.loads(public)["retrieve"] == "scgpt.data.census:retrieve"
+    assert (
+        make("tiny").fetch_spec("asked", public=True) == public == make("some").fetch_spec("asked")
+    )
+
+
 def test_twin_is_told_what_to_write_and_all_twins_share_a_seed(make):
     catalogue = make("tiny")
     specs = [json.loads(catalogue.twin_spec(name)) for name in ("mine", "facts", "scgpt_human")]

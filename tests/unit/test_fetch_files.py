@@ -222,7 +222,7 @@ class TestLocalAndOffline:
             desk.fetch(url, drive, "ftp://127.0.0.1:9/t", offline=by == "argument")
         message = str(caught.value)
         assert message.count("not tried: offline") == 3
-        for expected in (url, drive, str(desk.folder / "t.csv"), "SCGPT_LOCAL_DATA/ms/t.csv"):
+        for expected in (url, drive, f"put it at {desk.folder / 't.csv'}, and run again"):
             assert expected in message
         assert server.log == []
 
@@ -345,8 +345,39 @@ class TestMembersOfArchives:
         desk.fetch(f"{url}#x/t.csv")
         (desk.folder / "t.csv").unlink()
         assert desk.fetch(f"{url}#x/t.csv", offline=True) == TABLE
-        with pytest.raises(DownloadError, match="archives/.*b.zip: not tried: offline"):
+        with pytest.raises(DownloadError, match=r"b.zip: not tried: offline"):
             desk.fetch(f"{server.base}/b.zip#x/t.csv", name="u.csv", offline=True)
+
+    def test_missing_archive_is_told_once_with_one_place(self, server, desk, capsys):
+        url = f"{server.base}/b.zip#x/t.csv"
+        with pytest.raises(DownloadError) as caught:
+            desk.fetch(url, offline=True, progress=True)
+        assert str(caught.value).splitlines() == [
+            "ms/t.csv: no source delivered the file",
+            f"  {url}: its archive did not arrive ({server.base}/b.zip: not tried: offline)",
+            f"To provide it by hand, put it at {desk.folder / 't.csv'}, and run again. "
+            f"Or unset SCGPT_OFFLINE to use the network.",
+        ]
+        assert capsys.readouterr().err == ""
+        mine = desk.root / "mine"
+        mine.mkdir()
+        with pytest.raises(DownloadError, match=f"put it at {mine / 'ms/t.csv'}, and") as caught:
+            desk.fetch(url, offline=True, local=mine)
+        assert str(caught.value).count("put it at") == 1
+        with pytest.raises(DownloadError) as caught:
+            desk.fetch("geo:GSE1:t.csv", offline=True)
+        assert str(caught.value).count("not tried") == 1
+
+    def test_archive_that_was_replaced_says_what_to_remove(self, server, desk):
+        body = zipped(**{"x/t.csv": TABLE})
+        url = server.add("/a.zip", body)
+        desk.fetch(f"{url}#x/t.csv")
+        server.add("/a.zip", body[:10] + bytes([body[10] ^ 1]) + body[11:])  # another time stamp
+        (desk.folder / "t.csv").unlink()
+        next(path for path in desk.root.rglob("*a.zip")).unlink()
+        with pytest.raises(DownloadError, match=r"remove 'archives/.*a.zip' from") as caught:
+            desk.fetch(f"{url}#x/t.csv")
+        assert str(caught.value).count("put it at") == 1
 
 
 class TestFindings:

@@ -32,7 +32,9 @@ rule fetch:
     conda:
         "../../envs/python.yaml"
     params:
-        spec=lambda wildcards: PLAN.catalogue.fetch_spec(wildcards.resource),
+        spec=lambda wildcards: PLAN.catalogue.fetch_spec(
+            wildcards.resource, public=True
+        ),
         folder="results/raw/{resource}",
         lock="config/downloads.lock",
     shell:

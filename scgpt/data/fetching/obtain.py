@@ -105,6 +105,32 @@ class Wanted:
         return self.folder / self.name
 
 
+class Undelivered(DownloadError):
+    """No source delivered a file.
+
+    Parameters
+    ----------
+    wanted
+        The file.
+    reasons
+        Why not, a line for every source.
+    hint
+        What may mend it, where that is known; else empty.
+    setup
+        What says where a copy of the user's own can stand.
+    """
+
+    def __init__(self, wanted: Wanted, reasons: list[str], hint: str, setup: Setup):
+        self.reasons, self.hint = reasons, hint
+        place = wanted.path if setup.local is None else setup.local / wanted.key
+        offline = " Or unset SCGPT_OFFLINE to use the network." if setup.offline else ""
+        lines = [f"{wanted.key}: no source delivered the file"]
+        lines += [f"  {reason}" for reason in reasons]
+        lines += [hint] * bool(hint)
+        lines.append(f"To provide it by hand, put it at {place}, and run again.{offline}")
+        super().__init__("\n".join(lines))
+
+
 def obtain(wanted: Wanted, setup: Setup) -> Path:
     """Return the path of the verified, recorded file, fetching it if it is not there yet.
 
@@ -122,14 +148,20 @@ def obtain(wanted: Wanted, setup: Setup) -> Path:
             _accept(wanted, expected, setup)
             return wanted.path
         problems: list[tuple[Source, SourceFailed]] = []
-        for source in _sources(wanted, setup):
+        sources = _sources(wanted, setup)
+        for number, source in enumerate(sources, start=1):
             try:
                 _obtain_from(source, wanted, expected, setup, meter)
                 return wanted.path
             except SourceFailed as problem:
                 problems.append((source, problem))
-                meter.say(f"{shown(source.written)}: {problem}")
-    raise DownloadError(_advice(wanted, problems, setup))
+                # After the last source the error tells of all of them.
+                if number < len(sources) and not setup.offline:
+                    meter.say(f"{shown(source.written)}: {problem}")
+    reasons = [f"{shown(source.written)}: {problem}" for source, problem in problems]
+    # A source with two addresses (GEO) may fail at both for one reason.
+    told = list(dict.fromkeys(reasons))
+    raise Undelivered(wanted, told, _hint(wanted, problems, setup), setup)
 
 
 def mark_rehearsal(folder: Path, mirror: Mirror | None) -> None:
@@ -259,21 +291,21 @@ def _take_out(source: Source, partial: Partial, setup: Setup, meter: Meter) -> N
         )
     except DiskProblem:
         raise
+    except Undelivered as problem:
+        # The user can give the file itself: where a copy of the archive could stand is not told.
+        msg = f"its archive did not arrive ({'; '.join(problem.reasons)})"
+        msg += f". {problem.hint}" * bool(problem.hint)
+        raise Refused(msg) from problem
     except (DownloadError, DataError) as problem:
         msg = " ".join(str(problem).split())
         raise Refused(msg) from problem
     partial.adopt(paths[member])
 
 
-def _advice(wanted: Wanted, problems: list[tuple[Source, SourceFailed]], setup: Setup) -> str:
-    lines = [f"{wanted.key}: no source delivered the file"]
-    lines += [f"  {shown(source.written)}: {problem}" for source, problem in problems]
-    if any(isinstance(problem, Mismatch) for _, problem in problems):
-        lines.append(
-            f"If the publisher has replaced the file and the new one is right, change its size and "
-            f"digest in the configuration, or remove '{wanted.key}' from {setup.record.path}."
-        )
-    places = f"{wanted.path} or $SCGPT_LOCAL_DATA/{wanted.key}"
-    offline = " Or unset SCGPT_OFFLINE to use the network." if setup.offline else ""
-    lines.append(f"To provide it by hand, put it at {places}, and run again.{offline}")
-    return "\n".join(lines)
+def _hint(wanted: Wanted, problems: list[tuple[Source, SourceFailed]], setup: Setup) -> str:
+    if not any(isinstance(problem, Mismatch) for _, problem in problems):
+        return ""
+    return (
+        f"If the publisher has replaced the file and the new one is right, change its size and "
+        f"digest in the configuration, or remove '{wanted.key}' from {setup.record.path}."
+    )
