@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scgpt.arguments import positive
 from scgpt.errors import ConfigError, ScgptError
 from scgpt.steps import embed
 
@@ -123,7 +124,7 @@ def _add_job_verbs(verbs: Any) -> None:
         "--knowledge", action="append", default=[], metavar="NAME=FILE", help="table of a base"
     )
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=embed.positive, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     parser.add_argument("--code", default="", help="digest of the code, for the record")
     parser.add_argument("--task-module", required=True)
     parser = _verb(verbs, "score", _score, "score a prediction against the hidden answers")
@@ -131,7 +132,7 @@ def _add_job_verbs(verbs: Any) -> None:
     parser = _verb(verbs, "coordinates", _coordinates, "tabulate what figures draw of a job")
     _paths(parser, "data", "truth", "prediction", "output")
     parser.add_argument("--table", required=True, help="which of the task's tables")
-    parser.add_argument("--threads", type=embed.positive, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
 
 
 def _add_report_verbs(verbs: Any) -> None:

@@ -24,6 +24,7 @@ from scgpt.data.conditions import CONTROL
 from scgpt.data.perturbation_splits import genes_of
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import Method, MethodParams
+from scgpt.methods.inputs import shown
 from scgpt.methods.isolation import isolated_library, unused_module
 from scgpt.methods.perturbation_data import (
     PerturbedCells,
@@ -31,7 +32,6 @@ from scgpt.methods.perturbation_data import (
     count_note,
     perturbed_cells,
     queries_of,
-    shown,
 )
 from scgpt.methods.predictions import perturbation_prediction
 from scgpt.training.records import rows as history_rows

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scgpt.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
 
@@ -159,3 +159,10 @@ def lognorm_matrix(data: AnnData, cells: np.ndarray, genes: Sequence[str]) -> sp
     matrix.eliminate_zeros()
     matrix.sort_indices()
     return matrix
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

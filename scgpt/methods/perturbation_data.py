@@ -13,10 +13,10 @@ import numpy as np
 
 from scgpt.data.conditions import BOX, CONTROL, five_numbers, mean_expression
 from scgpt.errors import DataError
-from scgpt.methods.inputs import SHOWN, cells_of, lognorm_matrix
+from scgpt.methods.inputs import SHOWN, cells_of, lognorm_matrix, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import scipy.sparse as sp
     from anndata import AnnData
@@ -155,10 +155,3 @@ def count_note(affected: Sequence[str], n: int, what: str, *, kind: str = "queri
     if not affected:
         return []
     return [f"{len(affected)} of {n} {kind} conditions {what}: {shown(affected)}"]
-
-
-def shown(names: Iterable[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -14,7 +14,7 @@ from scgpt.data.tokens import CLS_VALUE_FINETUNING, TokenizedCells, tokenize
 from scgpt.data.vocab import GeneVocab
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import MethodParams
-from scgpt.methods.inputs import SHOWN, lognorm_matrix, training_cells, variable_genes
+from scgpt.methods.inputs import SHOWN, lognorm_matrix, shown, training_cells, variable_genes
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import open_model
@@ -225,11 +225,10 @@ def left_out_note(genes: np.ndarray, known: np.ndarray) -> list[str]:
     """Return a note on the genes that the vocabulary does not know, if there are any."""
     if len(known) == len(genes):
         return []
-    names = [str(gene) for gene in np.setdiff1d(genes, known)]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    unknown = np.setdiff1d(genes, known)
     return [
-        f"{len(names)} of {len(genes)} genes are not in the vocabulary of the model and are not "
-        f"fed: {', '.join(names[:SHOWN])}{more}"
+        f"{len(unknown)} of {len(genes)} genes are not in the vocabulary of the model and are not "
+        f"fed: {shown(unknown)}"
     ]
 
 

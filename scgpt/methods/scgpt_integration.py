@@ -13,7 +13,7 @@ from pydantic import Field
 from scgpt.data.tokens import CLS_VALUE_PRETRAINING
 from scgpt.errors import DataError
 from scgpt.methods.base import Method
-from scgpt.methods.inputs import SHOWN, batches_of, cells_by_name, cells_of, training_cells
+from scgpt.methods.inputs import batches_of, cells_by_name, cells_of, shown, training_cells
 from scgpt.methods.predictions import embedding_prediction
 from scgpt.methods.scgpt_common import (
     ScGPTParams,
@@ -134,7 +134,7 @@ class ScGPTIntegration(Method):
         unseen = np.setdiff1d(self.batch_names, seen)
         if not len(unseen):
             return []
-        return [f"no training cell is of batch {', '.join(unseen[:SHOWN])}: embedded untrained"]
+        return [f"no training cell is of batch {shown(unseen)}: embedded untrained"]
 
     def _recipe(self) -> FinetuneRecipe:
         names = ("mask_ratio", "explicit_zero", "ecs_threshold", "input_norm", "freeze_encoders")

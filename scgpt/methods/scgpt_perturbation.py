@@ -15,12 +15,12 @@ from scgpt.data.perturbation_splits import genes_of
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import Method, MethodParams
 from scgpt.methods.controls import uniform_by_name
+from scgpt.methods.inputs import shown
 from scgpt.methods.perturbation_data import (
     box_statistics,
     count_note,
     perturbed_cells,
     queries_of,
-    shown,
 )
 from scgpt.methods.predictions import perturbation_prediction
 from scgpt.methods.scgpt_common import genes_in_vocabulary, start_model

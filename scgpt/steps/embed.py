@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from scgpt.arguments import positive
 from scgpt.errors import DataError
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = "embed the cells of an h5ad file with a pretrained model"
 logger = logging.getLogger(__name__)
-
-
-def positive(text: str) -> int:
-    """Read a number of the command line that counts something, threads for one."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        msg = f"expected a whole number of at least 1, found {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -363,7 +363,7 @@ def limits(task, truth):
     if task == "annotation":
         majority = (truth.obs["cell_type"] == "T").mean()
         return majority, 1.0, majority + 0.2
-    return {"integration": (0.2, 0.999, 0.7), "perturbation": (0.55, 0.95, 0.7)}[task]
+    return {"integration": (0.18, 0.999, 0.7), "perturbation": (0.55, 0.95, 0.7)}[task]
 
 
 def learns_in_seconds(case):
@@ -385,4 +385,5 @@ def test_scores_stand_where_the_role_puts_them(case, outcome):
     elif learns_in_seconds(case):
         assert value > beaten
     else:
-        assert floor - 0.1 <= value < ceiling
+        # Prepared vectors of cells tell something; changes learnt in seconds may tell nothing.
+        assert (floor if case.task == "integration" else floor - 0.1) < value < ceiling

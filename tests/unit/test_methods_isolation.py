@@ -28,6 +28,12 @@ def draws():
     return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
 
 
+def printed(code):
+    """Return the words that a process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.split()
+
+
 def test_the_seed_and_its_keys_decide_the_draws():
     seen = []
     for seed, keys in ((1, ()), (1, ()), (2, ()), (1, ("fit",))):
@@ -91,8 +97,7 @@ def test_gears_is_imported_without_what_it_never_calls_here():
         "_import_package()\n"
         "print('gears' in sys.modules, 'dcor' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "False"]
+    assert printed(code) == ["True", "False"]
 
 
 def test_numba_does_not_change_the_number_of_threads_in_the_midst():
@@ -105,5 +110,4 @@ def test_numba_does_not_change_the_number_of_threads_in_the_midst():
         "    print(torch.get_num_threads())\n"
         "print(torch.get_num_threads())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["1", "1"]
+    assert printed(code) == ["1", "1"]
