@@ -22,12 +22,12 @@ from measure import peak, reset_peak, wait
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from scgpt.data.vocab import GeneVocab
 from scgpt.library.encoder import AMP_TYPES, CellEncoder
 from scgpt.library.models import LoadedModel, checked_device
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.receipt import LoadReceipt
 from scgpt.model.scgpt import ScGPT
+from scgpt.tokens.vocab import GeneVocab
 
 if TYPE_CHECKING:
     from collections.abc import Callable

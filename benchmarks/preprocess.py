@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix, random
 
-from scgpt.data.binning import bin_values
 from scgpt.data.preprocess import lognormalise
-from scgpt.data.tokens import Batch, CellRng, length_buckets, mask_values, tokenize
-from scgpt.data.vocab import GeneVocab
+from scgpt.tokens.binning import bin_values
+from scgpt.tokens.tokens import Batch, CellRng, length_buckets, mask_values, tokenize
+from scgpt.tokens.vocab import GeneVocab
 
 if TYPE_CHECKING:
     from collections.abc import Callable

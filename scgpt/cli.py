@@ -332,7 +332,7 @@ def _parity(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    from scgpt.config import Config
     from scgpt.files import write_json
+    from scgpt.plan.config import Config
 
     write_json(options.output, Config.model_json_schema())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scgpt.data.keys import SPLIT, name_keys, seed_key
 from scgpt.errors import DataError
+from scgpt.tokens.keys import SPLIT, name_keys, seed_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

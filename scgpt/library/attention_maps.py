@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from scgpt.errors import ConfigError, DataError
+from scgpt.library.bar import cell_bar
 from scgpt.library.encoder import CellEncoder
 from scgpt.library.genes import known_genes
 from scgpt.library.opening import open_data
-from scgpt.library.progress import cell_bar
 from scgpt.training.determinism import isolated_torch
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgpt.data.tokens import TokenizedCells
-    from scgpt.library.inputs import Values
+    from scgpt.library.counts import Values
     from scgpt.library.matching import Duplicates
     from scgpt.library.models import LoadedModel
     from scgpt.library.opening import Opened
+    from scgpt.tokens.tokens import TokenizedCells
 
 Kind = Literal["attention", "raw"]
 ALL_CELLS = "all"

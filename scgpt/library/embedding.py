@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scgpt
+from scgpt.library.bar import cell_bar
+from scgpt.library.counts import blocks
 from scgpt.library.encoder import CellEncoder
-from scgpt.library.inputs import blocks
 from scgpt.library.opening import open_data
 from scgpt.library.prefetch import one_ahead
-from scgpt.library.progress import cell_bar
 from scgpt.training.determinism import isolated_torch
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scgpt.library.counts import Scan, Values
     from scgpt.library.encoder import Amp
-    from scgpt.library.inputs import Scan, Values
     from scgpt.library.matching import Duplicates, GeneMatch
     from scgpt.library.models import LoadedModel
     from scgpt.library.opening import Opened

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from scgpt.data.binning import bin_values
-from scgpt.data.tokens import TokenizedCells, tokenize
 from scgpt.errors import ConfigError, DataError
-from scgpt.model.tables import ValueVectors, tabulated
+from scgpt.model.tabulated import ValueVectors, tabulated
+from scgpt.tokens.binning import bin_values
+from scgpt.tokens.tokens import TokenizedCells, tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 
-from scgpt.data.tokens import length_buckets
 from scgpt.errors import ConfigError
+from scgpt.library.bar import cell_bar
 from scgpt.library.encoder import CellEncoder
 from scgpt.library.genes import known_genes
 from scgpt.library.opening import open_data
-from scgpt.library.progress import cell_bar
 from scgpt.model import generate as generation
+from scgpt.tokens.tokens import length_buckets
 from scgpt.training.determinism import isolated_torch
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-    from scgpt.data.tokens import TokenizedCells
-    from scgpt.library.inputs import Values
+    from scgpt.library.counts import Values
     from scgpt.library.matching import Duplicates
     from scgpt.library.models import LoadedModel
     from scgpt.library.opening import Opened
+    from scgpt.tokens.tokens import TokenizedCells
 
 Prompt = Literal["genes", "cell"]
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scgpt.errors import DataError
 from scgpt.files import atomic_path
-from scgpt.library.inputs import RAW, as_float, no_such_layer, other_matrices
+from scgpt.library.counts import RAW, as_float, no_such_layer, other_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

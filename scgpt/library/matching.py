@@ -15,7 +15,7 @@ from scgpt.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scgpt.data.vocab import GeneVocab
+    from scgpt.tokens.vocab import GeneVocab
 
 Duplicates = Literal["error", "sum"]
 SYMBOL_COLUMNS = (

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scgpt.data.vocab import GeneVocab
 from scgpt.errors import CheckpointError, ConfigError
 from scgpt.files import write_json
 from scgpt.model import checkpoint, upstream
+from scgpt.tokens.vocab import GeneVocab
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scgpt.errors import DataError
-from scgpt.library.inputs import MemoryMatrix, Scan, genes_of, scan
+from scgpt.library.counts import MemoryMatrix, Scan, genes_of, scan
 from scgpt.library.matching import GeneMatch, match_genes
 from scgpt.library.models import LoadedModel, as_model
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-    from scgpt.library.inputs import Values
+    from scgpt.library.counts import Values
     from scgpt.library.matching import Duplicates
 
 

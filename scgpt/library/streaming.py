@@ -13,21 +13,21 @@ import torch
 
 from scgpt.errors import ConfigError, ContractError, DataError
 from scgpt.files import read_json, write_json
+from scgpt.library.bar import cell_bar
+from scgpt.library.counts import blocks, scan
 from scgpt.library.embedding import KEY, record
 from scgpt.library.encoder import CellEncoder
 from scgpt.library.h5ad import FileMatrix, open_h5ad, write_with_embedding
-from scgpt.library.inputs import blocks, scan
 from scgpt.library.matching import match_genes
 from scgpt.library.models import as_model
 from scgpt.library.prefetch import one_ahead
-from scgpt.library.progress import cell_bar
 from scgpt.training.determinism import isolated_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from scgpt.library.counts import CellMatrix, Values
     from scgpt.library.encoder import Amp
-    from scgpt.library.inputs import CellMatrix, Values
     from scgpt.library.matching import Duplicates, GeneMatch
     from scgpt.library.models import LoadedModel
 

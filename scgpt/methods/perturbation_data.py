@@ -13,7 +13,7 @@ import numpy as np
 
 from scgpt.data.conditions import BOX, CONTROL, five_numbers, mean_expression
 from scgpt.errors import DataError
-from scgpt.methods.inputs import SHOWN, cells_of, lognorm_matrix, shown
+from scgpt.methods.task_data import SHOWN, cells_of, lognorm_matrix, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

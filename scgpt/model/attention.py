@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scgpt.model.kernels import can_merge, merged_attention
+from scgpt.model.attention_kernels import can_merge, merged_attention
 
 
 class Attention(nn.Module):

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scgpt.catalogue import Catalogue
-from scgpt.config import DatasetConfig, parse_config
-from scgpt.data.fetch import check, describe
-from scgpt.data.fetching.partial import readable
 from scgpt.errors import ConfigError, ScgptError
+from scgpt.fetch.fetch import check, describe
+from scgpt.fetch.partial import readable
+from scgpt.plan.catalogue import Catalogue
+from scgpt.plan.config import DatasetConfig, parse_config
 from scgpt.steps import fetch as fetch_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scgpt.config import Config, Resource
+    from scgpt.plan.config import Config, Resource
 
 CONFIG, LOCK = "config", "config/downloads.lock"
 PARTS = {"datasets": "data set", "knowledge": "knowledge base", "models": "checkpoint"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scgpt.checks import load
 from scgpt.data import contracts
 from scgpt.data.io import write_h5ad
 from scgpt.data.preprocess import check_counts, check_lognorm
 from scgpt.data.tables import write_table
 from scgpt.errors import DataError
 from scgpt.files import read_json, sha256_file, write_json
+from scgpt.plan.checks import load
 from scgpt.steps.cards import DIVISION, compare, division, split_card
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scgpt.checks import load
-from scgpt.config import FileSpec
-from scgpt.data.fetch import fetch, recorded
-from scgpt.data.fetching.sources import local_sources
-from scgpt.data.rehearsal import alone, serving
+from scgpt.fetch.fetch import fetch, recorded
+from scgpt.fetch.sources import local_sources
 from scgpt.files import write_json
+from scgpt.plan.checks import load
+from scgpt.plan.config import FileSpec
+from scgpt.twins.server import alone, serving
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scgpt.checks import load
 from scgpt.data.tables import write_table
 from scgpt.errors import DataError
 from scgpt.files import read_json, sha256_file, write_json
+from scgpt.plan.checks import load
 from scgpt.steps.cards import compare
 
 if TYPE_CHECKING:

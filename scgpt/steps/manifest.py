@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scgpt import provenance
 from scgpt.files import sha256_file, write_json
+from scgpt.steps import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path

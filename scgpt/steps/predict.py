@@ -9,11 +9,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from scgpt import provenance
 from scgpt.data import contracts
 from scgpt.data.io import read_h5ad, write_h5ad
 from scgpt.files import sha256_file, write_json
 from scgpt.methods.base import MethodContext, load_method, parse_params
+from scgpt.steps import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scgpt import provenance
 from scgpt.data.tables import read_table
 from scgpt.files import read_json, write_text
 from scgpt.metrics.registry import metrics_of
 from scgpt.report.images import data_uri
 from scgpt.report.render import render
+from scgpt.steps import provenance
 from scgpt.steps.cards import card_context
 
 if TYPE_CHECKING:

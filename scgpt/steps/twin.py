@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from scgpt.checks import load
 from scgpt.errors import DataError
 from scgpt.files import sha256_file, write_json
+from scgpt.plan.checks import load
 
 if TYPE_CHECKING:
     from pathlib import Path

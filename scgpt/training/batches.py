@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from scgpt.data.tokens import (
+from scgpt.errors import ConfigError, DataError
+from scgpt.tokens.tokens import (
     MASK_VALUE,
     PAD_VALUE,
     CellRng,
@@ -22,7 +23,6 @@ from scgpt.data.tokens import (
     length_buckets,
     mask_values,
 )
-from scgpt.errors import ConfigError, DataError
 from scgpt.training.determinism import derive_seed, numpy_generator
 
 if TYPE_CHECKING:

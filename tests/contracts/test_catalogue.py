@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scgpt.benchmark import load_plan
-from scgpt.config import FileSpec
 from scgpt.data import contracts
-from scgpt.data.fetch import fetch
-from scgpt.data.fetching.sources import parse_sources
 from scgpt.data.io import read_h5ad
-from scgpt.data.rehearsal import alone, serving
+from scgpt.fetch.fetch import fetch
+from scgpt.fetch.sources import parse_sources
 from scgpt.files import read_json
+from scgpt.plan.config import FileSpec
+from scgpt.plan.plan import load_plan
 from scgpt.steps import dataset, knowledge, twin
 from scgpt.steps import fetch as fetch_step
+from scgpt.twins.server import alone, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = {}

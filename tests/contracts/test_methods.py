@@ -32,12 +32,12 @@ import toy_perturbation
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SCGPT = "scgpt.methods.scgpt_annotation:ScGPTAnnotation"
-INTEGRATION = "scgpt.methods.scgpt_integration:ScGPTIntegration"
-ZERO_SHOT = "scgpt.methods.scgpt_integration:ScGPTZeroShot"
-PERTURBATION = "scgpt.methods.scgpt_perturbation:ScGPTPerturbation"
-SCVI = "scgpt.methods.scvi_tools:SCVI"
-GEARS = "scgpt.methods.gears:GEARS"
+SCGPT = "scgpt.methods.scgpt.annotation:ScGPTAnnotation"
+INTEGRATION = "scgpt.methods.scgpt.integration:ScGPTIntegration"
+ZERO_SHOT = "scgpt.methods.scgpt.integration:ScGPTZeroShot"
+PERTURBATION = "scgpt.methods.scgpt.perturbation:ScGPTPerturbation"
+SCVI = "scgpt.methods.packages.scvi_tools:SCVI"
+GEARS = "scgpt.methods.packages.gears:GEARS"
 NETWORK = {
     "d_model": 32,
     "n_heads": 2,

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scgpt.benchmark import load_plan
 from scgpt.data import contracts
 from scgpt.data.io import read_h5ad
 from scgpt.data.tables import read_table
 from scgpt.files import read_json, sha256_file, write_json
+from scgpt.plan.plan import load_plan
 from scgpt.steps import dataset, knowledge
 
 ROOT = Path(__file__).resolve().parents[2]

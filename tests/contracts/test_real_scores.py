@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from scgpt.data import contracts
-from scgpt.data.readers.own import read_h5ad
 from scgpt.methods.base import MethodContext
-from scgpt.methods.embeddings import PCAEmbedding
-from scgpt.methods.harmony import Harmony
-from scgpt.methods.perturbation_baselines import Additive, NoChange
+from scgpt.methods.baselines.embeddings import PCAEmbedding
+from scgpt.methods.baselines.perturbation import Additive, NoChange
+from scgpt.methods.packages.harmony import Harmony
 from scgpt.metrics.integration import asw_batch, avg_bio
 from scgpt.metrics.perturbation import pearson_delta
+from scgpt.readers.own import read_h5ad
 from scgpt.tasks import integration, perturbation
 
 PAIRS = [0.98, 0.99, 0.95, 0.73, 0.71]

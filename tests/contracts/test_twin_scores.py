@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from scgpt.data import contracts
-from scgpt.data.readers.perturbation import read_gears
-from scgpt.data.twins import perturbation as twins
 from scgpt.methods.base import MethodContext
-from scgpt.methods.perturbation_baselines import NoChange, TechnicalDuplicate, TrainingMean
+from scgpt.methods.baselines.perturbation import NoChange, TechnicalDuplicate, TrainingMean
 from scgpt.methods.predictions import perturbation_prediction
 from scgpt.metrics.registry import compute, metrics_of
+from scgpt.readers.perturbation import read_gears
 from scgpt.tasks import perturbation
+from scgpt.twins import perturbation as twins
 
 RANKS = ("discrimination_l1", "discrimination_l2", "discrimination_cosine")
 

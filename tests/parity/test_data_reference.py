@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from scgpt.data.binning import bin_values
 from scgpt.data.preprocess import genes_with_counts, highly_variable_genes, lognormalise
-from scgpt.data.tokens import CellRng, mask_values, tokenize
+from scgpt.tokens.binning import bin_values
+from scgpt.tokens.tokens import CellRng, mask_values, tokenize
 
 PAD, CLS = 157, 158
 MASK_RATIO = 0.4

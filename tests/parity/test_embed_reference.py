@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 import scgpt
-from scgpt.data.tokens import TokenizedCells
 from scgpt.library.encoder import CellEncoder
 from scgpt.library.streaming import embed_file
+from scgpt.tokens.tokens import TokenizedCells
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "model" / "base_cls_mvc_ecs_cce"
 TOLERANCE = 1e-5

@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scgpt.data.gene_symbols import gene_symbols
 from scgpt.library.models import load_model
 from scgpt.model.checkpoint import save_checkpoint
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
+from scgpt.twins.gene_symbols import gene_symbols
 
 N_GENES = 120
 SPECIALS = ("<pad>", "<cls>", "<eoc>")

@@ -8,8 +8,9 @@ import re
 import pytest
 import yaml
 
-from scgpt.catalogue import Catalogue
-from scgpt.config import (
+from scgpt.errors import ConfigError
+from scgpt.plan.catalogue import Catalogue
+from scgpt.plan.config import (
     DatasetConfig,
     Expected,
     FileSpec,
@@ -18,16 +19,15 @@ from scgpt.config import (
     ScaleConfig,
     parse_config,
 )
-from scgpt.errors import ConfigError
 
 FILE = {"a.csv": {"urls": ["https://example.org/a.csv"]}}
-READER = "scgpt.data.readers.matrix:read_curated_atlas"
+READER = "scgpt.readers.matrix:read_curated_atlas"
 DATASET = {
     "title": "A",
     "kind": "download",
     "reader": READER,
     "files": FILE,
-    "twin": "scgpt.data.twins.perturbation:adamson",
+    "twin": "scgpt.twins.perturbation:adamson",
     "tasks": [],
     "reference": "-",
     "license": "-",
@@ -35,10 +35,10 @@ DATASET = {
 KNOWLEDGE = {
     "title": "K",
     "form": "gene_sets",
-    "reader": "scgpt.data.readers.knowledge:read_gmt",
+    "reader": "scgpt.readers.knowledge:read_gmt",
     "params": {"file": "a.csv"},
     "files": FILE,
-    "twin": "scgpt.data.twins.knowledge:gene2go",
+    "twin": "scgpt.twins.knowledge:gene2go",
     "reference": "-",
     "license": "-",
 }
@@ -56,7 +56,7 @@ def make(root):
         "own": DATASET | {"kind": "local", "twin": None, "files": {}},
         "asked": DATASET
         | {
-            "retrieve": "scgpt.data.census:retrieve",
+            "retrieve": "scgpt.fetch.census:retrieve",
             "retrieve_params": {"version": "1", "organ": "lung"},
         },
     }
@@ -107,7 +107,7 @@ def test_all_means_what_can_be_made_offline_and_a_list_means_itself(make):
 
 def test_fetch_is_told_of_the_query_only_where_the_real_thing_is_wanted(make):
     spec = json.loads(make("some").fetch_spec("asked"))
-    assert spec["retrieve"] == "scgpt.data.census:retrieve"
+    assert spec["retrieve"] == "scgpt.fetch.census:retrieve"
     assert spec["params"] == {"version": "1", "organ": "lung"}
     assert spec["files"]["a.csv"]["urls"] == FILE["a.csv"]["urls"]
     assert set(json.loads(make("tiny").fetch_spec("asked"))) == {"resource", "files"}
@@ -116,7 +116,7 @@ def test_fetch_is_told_of_the_query_only_where_the_real_thing_is_wanted(make):
 
 def test_what_all_scales_share_does_not_depend_on_the_scale(make):
     public = make("some").fetch_spec("asked", public=True)
-    assert json.loads(public)["retrieve"] == "scgpt.data.census:retrieve"
+    assert json.loads(public)["retrieve"] == "scgpt.fetch.census:retrieve"
     assert (
         make("tiny").fetch_spec("asked", public=True) == public == make("some").fetch_spec("asked")
     )
@@ -158,7 +158,7 @@ def test_unknown_and_missing_things_are_named(make):
         (
             "tiny",
             "mine",
-            {"mine": {"twin": "scgpt.data.twins.perturbation:adamso"}},
+            {"mine": {"twin": "scgpt.twins.perturbation:adamso"}},
             r"datasets\.mine\.twin: .*adamso",
         ),
         (

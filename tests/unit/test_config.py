@@ -8,9 +8,9 @@ import json
 import pytest
 import yaml
 
-from scgpt.benchmark import Plan, merge
-from scgpt.config import Config, parse_config
 from scgpt.errors import ConfigError
+from scgpt.plan.config import Config, parse_config
+from scgpt.plan.plan import Plan, merge
 
 
 @pytest.fixture
@@ -119,15 +119,15 @@ def test_schema_file_is_current(root):
         ),
         (
             "methods.knn_pca.tasks",
-            {"annotation": "scgpt.methods.knn:Nothing"},
-            "tasks.annotation: module 'scgpt.methods.knn' has no class 'Nothing'",
+            {"annotation": "scgpt.methods.baselines.knn:Nothing"},
+            "tasks.annotation: module 'scgpt.methods.baselines.knn' has no class 'Nothing'",
         ),
         ("methods.knn_pca.role", "control", "methods.knn_pca.role: Input should be 'method'"),
         ("methods.scgpt_scratch.model", "human", "methods.scgpt_scratch.model: 'human' is not"),
         ("datasets.pbmc68k.tasks", ["x"], "datasets.pbmc68k.tasks: 'x' is not defined"),
         ("datasets.twin_hpancreas.params", {"n": 1}, "twin_hpancreas.params.n: unknown key. Known"),
         ("scales.tiny.catalogue", ["x"], "scales.tiny.catalogue: 'x' is not defined. Known names"),
-        ("datasets.adamson.twin", "scgpt.data.twins.x:y", "datasets.adamson.twin: module 'scgpt."),
+        ("datasets.adamson.twin", "scgpt.twins.x:y", "datasets.adamson.twin: module 'scgpt."),
         ("datasets.adamson.twin_params", {"n": 1}, "adamson.twin_params.n: unknown key. Known"),
         ("datasets.adamson.files", {}, "datasets.adamson.files: expected for kind download, and"),
         ("datasets.pbmc68k.files", {"a": {"urls": ["b"]}}, "pbmc68k.files: expected for kind"),

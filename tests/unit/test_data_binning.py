@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_matrix
 
-from scgpt.data.binning import bin_edges, bin_values
-from scgpt.data.keys import name_keys
 from scgpt.errors import DataError
+from scgpt.tokens.binning import bin_edges, bin_values
+from scgpt.tokens.keys import name_keys
 
 
 def ranges(row: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -132,7 +132,7 @@ def made(tmp_path):
     def make(**limits):
         spec = {
             "dataset": "x",
-            "reader": "scgpt.data.readers.h5ad:read_h5ad_files",
+            "reader": "scgpt.readers.h5ad:read_h5ad_files",
             "params": {
                 "parts": {"x.h5ad": "reference"},
                 "columns": {"cell_type": "type"},

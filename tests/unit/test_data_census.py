@@ -14,8 +14,8 @@ import pytest
 import yaml
 from scipy.sparse import csr_matrix
 
-from scgpt.data import census
 from scgpt.errors import DataError, DownloadError
+from scgpt.fetch import census
 
 N_CELLS, GENES = 25, ["A", "B", "C"]
 

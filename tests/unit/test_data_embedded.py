@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from scgpt.data import contracts
-from scgpt.data.readers import embedded
 from scgpt.errors import DataError
+from scgpt.readers import embedded
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_another_version_of_the_file_is_noticed(monkeypatch):
 def test_data_layer_needs_neither_scanpy_nor_torch():
     # Importing scanpy takes seconds; making data must not.
     code = (
-        "import sys; from scgpt.data.readers.embedded import read_pbmc68k; read_pbmc68k();"
-        "from scgpt.data.simulate import simulate_hpancreas;"
+        "import sys; from scgpt.readers.embedded import read_pbmc68k; read_pbmc68k();"
+        "from scgpt.twins.studies import simulate_hpancreas;"
         "simulate_hpancreas(n_reference=100, n_query=100, n_genes=200);"
         "print({'scanpy', 'torch'} & set(sys.modules))"
     )

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from scgpt.config import FileSpec
-from scgpt.data.fetch import fetch
-from scgpt.data.rehearsal import alone, serving
 from scgpt.errors import DataError, DownloadError
+from scgpt.fetch.fetch import fetch
+from scgpt.plan.config import FileSpec
+from scgpt.twins.server import alone, serving
 
 PAGE = "https://example.org/download"
 SOURCES = [

@@ -8,11 +8,11 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scgpt.data import contracts, preprocess
-from scgpt.data.count_model import CountModel, Term, apportion, one_hot
-from scgpt.data.gene_symbols import gene_symbols
-from scgpt.data.pancreas_design import LINEAGES, STUDIES
-from scgpt.data.simulate import simulate_hpancreas
 from scgpt.errors import DataError
+from scgpt.twins.count_model import CountModel, Term, apportion, one_hot
+from scgpt.twins.gene_symbols import gene_symbols
+from scgpt.twins.pancreas import LINEAGES, STUDIES
+from scgpt.twins.studies import simulate_hpancreas
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from scgpt.data import token_rows
-from scgpt.data.token_rows import Rows
-from scgpt.data.tokens import tokenize
+from scgpt.tokens import rows as token_rows
+from scgpt.tokens.rows import Rows
+from scgpt.tokens.tokens import tokenize
 
 MOST, NO_KEYS, N_CELLS, N_GENES = 1000, np.empty(0, dtype=np.uint64), 30, 70
 

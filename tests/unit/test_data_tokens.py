@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, vstack
 
-from scgpt.data.binning import bin_values
-from scgpt.data.keys import name_keys
-from scgpt.data.tokens import CellRng, length_buckets, mask_values, tokenize
 from scgpt.errors import DataError
+from scgpt.tokens.binning import bin_values
+from scgpt.tokens.keys import name_keys
+from scgpt.tokens.tokens import CellRng, length_buckets, mask_values, tokenize
 
 CLS, PAD = 900, 901
 

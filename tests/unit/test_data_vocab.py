@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from scgpt.data.vocab import GeneVocab
 from scgpt.errors import DataError
+from scgpt.tokens.vocab import GeneVocab
 
 
 def test_ids_and_specials():

@@ -12,8 +12,8 @@ import zipfile
 
 import pytest
 
-from scgpt.data.fetching.archives import unpack
 from scgpt.errors import DataError
+from scgpt.fetch.archives import unpack
 
 FILES = {"a/one.txt": b"one\n" * 100, "a/b/two.txt": b"two\n", "three.txt": b""}
 

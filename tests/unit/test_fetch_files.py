@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from scgpt.config import FileSpec
-from scgpt.data.fetch import check, describe, fetch
-from scgpt.data.fetching.policy import Policy
-from scgpt.data.fetching.record import exclusive
 from scgpt.errors import DownloadError
+from scgpt.fetch.fetch import check, describe, fetch
+from scgpt.fetch.policy import Policy
+from scgpt.fetch.record import exclusive
+from scgpt.plan.config import FileSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from fault_server import Fault, running

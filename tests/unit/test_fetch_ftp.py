@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scgpt.config import FileSpec
-from scgpt.data.fetch import fetch
-from scgpt.data.fetching.policy import Policy
 from scgpt.errors import DownloadError
+from scgpt.fetch.fetch import fetch
+from scgpt.fetch.policy import Policy
+from scgpt.plan.config import FileSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from ftp_server import running

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scgpt.config import FileSpec
-from scgpt.data.fetch import fetch
+from scgpt.fetch.fetch import fetch
+from scgpt.plan.config import FileSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from fault_server import Fault, running
@@ -24,9 +24,9 @@ from fault_server import Fault, running
 BODY = b"\x93NUMPY" + np.random.default_rng(0).bytes(3_000_000)
 SCRIPT = """
 import resource, sys
-from scgpt.config import FileSpec
-from scgpt.data.fetch import fetch
-from scgpt.data.fetching.policy import Policy
+from scgpt.plan.config import FileSpec
+from scgpt.fetch.fetch import fetch
+from scgpt.fetch.policy import Policy
 from scgpt.errors import ScgptError
 folder, lock, url, limit = sys.argv[1:]
 if int(limit):
@@ -159,8 +159,8 @@ def test_full_disk(server, start, small_disk, tmp_path, length):
 def test_full_disk_while_unpacking(small_disk, tmp_path):
     import gzip
 
-    from scgpt.data.fetching.archives import unpack
     from scgpt.errors import DownloadError
+    from scgpt.fetch.archives import unpack
 
     archive = tmp_path / "x.csv.gz"
     archive.write_bytes(gzip.compress(b"0," * 2_000_000, mtime=0))

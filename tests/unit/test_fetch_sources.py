@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scgpt.data.fetching.sources import parse_sources, shown
 from scgpt.errors import DownloadError
+from scgpt.fetch.sources import parse_sources, shown
 
 ID = "1Qd42YNabzyr2pWt9xoY4cVMTAxsNBt4v"
 

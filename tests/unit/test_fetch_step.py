@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scgpt.data import census
 from scgpt.errors import DataError, DownloadError
+from scgpt.fetch import census
 from scgpt.files import read_json
 from scgpt.steps import fetch, twin
 
@@ -91,7 +91,7 @@ def retrieved(monkeypatch):
     return asked
 
 
-QUERY = {"retrieve": "scgpt.data.census:retrieve", "params": {"organ": "lung"}}
+QUERY = {"retrieve": "scgpt.fetch.census:retrieve", "params": {"organ": "lung"}}
 
 
 def test_query_is_asked_once_and_its_file_is_recorded(place, monkeypatch):
@@ -118,7 +118,7 @@ def test_copy_made_by_hand_spares_the_query(place, tmp_path, monkeypatch):
 def test_twin_that_forgets_a_file_is_refused(tmp_path):
     spec = {
         "resource": "trrust",
-        "twin": "scgpt.data.twins.knowledge:trrust",
+        "twin": "scgpt.twins.knowledge:trrust",
         "params": {},
         "files": ["trrust_rawdata.human.tsv"],
         "seed": 0,

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-LAYER_0 = {
-    *("errors", "files", "config", "checks", "static"),
-    *("catalogue", "benchmark", "panels", "provenance"),
-}
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
+import rooms
+
+BASE = {"errors", "files"}
 ALLOWED = {
-    "data": LAYER_0 | {"data"},
-    "model": {"errors", "files", "model"},
-    "training": LAYER_0 | {"data", "model", "training"},
-    "metrics": {"errors", "metrics"},
-    "tasks": LAYER_0 | {"data", "metrics", "tasks"},
-    "methods": LAYER_0 | {"data", "model", "training", "methods"},
-    "figures": LAYER_0 | {"figures"},
-    "report": LAYER_0 | {"report"},
+    "errors": set(),
+    "files": {"errors"},
+    "plan": BASE,
+    "fetch": BASE | {"plan"},
+    "tokens": BASE,
+    "data": BASE | {"tokens"},
+    "readers": BASE | {"data", "fetch", "tokens"},
+    "model": BASE,
+    "training": BASE | {"tokens", "model"},
+    "library": BASE | {"tokens", "model", "training"},
+    "methods": BASE | {"data", "tokens", "model", "training", "library"},
+    "metrics": {"errors"},
+    "tasks": BASE | {"data", "metrics"},
+    "figures": BASE,
+    "report": BASE,
+    "parity": BASE | {"model"},
+    "twins": BASE | {"data", "tokens", "model", "fetch", "plan"},
 }
 HEAVY = {"torch", "scanpy", "anndata", "numpy", "pandas", "scvi", "gears", "sklearn"}
 FORBIDDEN = {
-    "layer 0": HEAVY,
+    "plan": HEAVY,
+    "files": HEAVY,
+    "errors": HEAVY,
+    "fetch": {"torch", "scanpy", "scvi", "gears"},
+    "tokens": {"torch", "scanpy", "scvi", "gears"},
     "data": {"torch", "scvi", "gears"},
+    "readers": {"torch", "scvi", "gears"},
     "model": {"anndata", "scanpy", "pandas"},
+    "metrics": {"torch", "anndata", "scanpy"},
+    "tasks": {"torch", "scvi", "gears"},
     "figures": {"torch", "anndata", "scanpy"},
     "report": {"torch", "anndata", "scanpy"},
 }
@@ -34,38 +50,30 @@ FORBIDDEN = {
 
 def modules(root):
     for path in sorted((root / "scgpt").rglob("*.py")):
-        parts = path.relative_to(root / "scgpt").parts
-        package = parts[0] if len(parts) > 1 else parts[0].removesuffix(".py")
-        yield path, "layer 0" if package in LAYER_0 else package
+        yield path, rooms.room_of(".".join(path.relative_to(root).with_suffix("").parts))
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def ours(name):
-    parts = name.split(".")
-    return parts[1] if parts[0] == "scgpt" and len(parts) > 1 else None
+def test_every_room_is_governed(root):
+    assert {room for _, room in modules(root)} == {*ALLOWED, "steps", "cli"}
 
 
 def test_imports_follow_the_layers(root):
     wrong = []
-    for path, package in modules(root):
-        allowed = LAYER_0 if package == "layer 0" else ALLOWED.get(package)
-        if allowed is None:  # steps, cli: the top layer
+    for path, room in modules(root):
+        if room not in ALLOWED:  # steps, cli: the top layer
             continue
-        for name in imports(path):
-            if ours(name) is not None and ours(name) not in allowed:
+        for name in rooms.imported(path):
+            target = rooms.room_of(name)
+            if target not in (None, room, *ALLOWED[room]) and name != "scgpt":
                 wrong.append(f"{path.relative_to(root)} imports {name}")
-            if name.split(".")[0] in FORBIDDEN.get(package, set()):
+            if name.split(".")[0] in FORBIDDEN.get(room, set()):
                 wrong.append(f"{path.relative_to(root)} imports {name}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_page_on_architecture_shows_the_imports_as_they_are():
+    text = rooms.PAGE.read_text(encoding="utf-8")
+    assert rooms.page(text) == text, "run python docs/rooms.py"
 
 
 def test_files_and_rules_keep_their_size(root):
@@ -97,7 +105,7 @@ def test_plan_loads_no_heavy_package(root):
     code = f"""
 import sys, yaml
 from pathlib import Path
-from scgpt.benchmark import load_plan
+from scgpt.plan.plan import load_plan
 raw = {{}}
 for path in Path("config").glob("*.yaml"):
     raw |= yaml.safe_load(path.read_text())

@@ -13,7 +13,7 @@ from scipy import sparse
 
 import scgpt
 from scgpt.errors import ConfigError, DataError
-from scgpt.library import inputs
+from scgpt.library import counts as inputs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scgpt.data.vocab import GeneVocab
 from scgpt.errors import DataError
 from scgpt.library.matching import SYMBOL_COLUMNS, match_genes
+from scgpt.tokens.vocab import GeneVocab
 
 SYMBOLS = ["ACTB", "CD3D", "GNLY", "LYZ", "MS4A1", "NKG7", "PPBP", "TP53"]
 VOCAB = GeneVocab.from_genes(SYMBOLS)

@@ -37,7 +37,7 @@ class Unfinished(Method):
 
 
 def test_a_method_is_found_by_its_entry_point():
-    found = load_method("scgpt.methods.controls:MajorityVote")
+    found = load_method("scgpt.methods.controls.annotation:MajorityVote")
     assert found.__name__ == "MajorityVote"
     assert issubclass(found, Method)
 
@@ -45,16 +45,16 @@ def test_a_method_is_found_by_its_entry_point():
 @pytest.mark.parametrize(
     ("entry_point", "message"),
     [
-        ("scgpt.methods.controls", "not of the form package.module:ClassName"),
-        ("scgpt.methods.controls:", "not of the form"),
+        ("scgpt.methods.controls.annotation", "not of the form package.module:ClassName"),
+        ("scgpt.methods.controls.annotation:", "not of the form"),
         (":MajorityVote", "not of the form"),
         ("scgpt.methods.contrl:MajorityVote", "no module scgpt.methods.contrl"),
         ("scgtp.methods.controls:MajorityVote", "no module scgtp"),
         (
-            "scgpt.methods.controls:MajorityVotes",
+            "scgpt.methods.controls.annotation:MajorityVotes",
             r"has no MajorityVotes; methods: \['MajorityVote', 'ShuffledLabels', 'TrueLabels'\]",
         ),
-        ("scgpt.methods.controls:uniform_by_name", "not a concrete Method"),
+        ("scgpt.methods.controls.annotation:uniform_by_name", "not a concrete Method"),
         ("scgpt.methods.base:Method", "not a concrete Method"),
         ("scgpt.methods.base:MethodContext", "not a concrete Method"),
     ],

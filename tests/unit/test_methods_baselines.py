@@ -13,15 +13,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import MethodContext, load_method, parse_params
-from scgpt.methods.controls import uniform_by_name
-from scgpt.methods.knn import vote
+from scgpt.methods.baselines.knn import vote
+from scgpt.methods.task_data import uniform_by_name
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from toy_annotation import accuracy, task_data
 
-CONTROLS = "scgpt.methods.controls"
-REGRESSION = "scgpt.methods.logistic_regression:LogisticRegression"
-NEIGHBORS = "scgpt.methods.knn:KNearestNeighbors"
+CONTROLS = "scgpt.methods.controls.annotation"
+REGRESSION = "scgpt.methods.baselines.logistic_regression:LogisticRegression"
+NEIGHBORS = "scgpt.methods.baselines.knn:KNearestNeighbors"
 
 
 def predict(entry_point, data, *, truth=None, seed=0, **params):

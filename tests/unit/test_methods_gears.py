@@ -17,7 +17,7 @@ import torch
 from scgpt.data import contracts
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import MethodContext, parse_params
-from scgpt.methods.gears import GEARS
+from scgpt.methods.packages.gears import GEARS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from toy_perturbation import BOX, task_data, write_knowledge

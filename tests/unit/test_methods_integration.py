@@ -17,7 +17,7 @@ from sklearn.metrics import silhouette_score
 from scgpt.data import contracts
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import MethodContext, load_method, parse_params
-from scgpt.methods.integration_controls import even_points, normals_by_name
+from scgpt.methods.controls.integration import even_points, normals_by_name
 from scgpt.metrics import integration
 from scgpt.metrics.integration_arrays import integration_arrays
 from scgpt.metrics.registry import compute, metrics_of
@@ -26,13 +26,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from toy_integration import KEYS, task_data
 
 METHODS = {
-    "pca": ("scgpt.methods.embeddings:PCAEmbedding", {}),
-    "unintegrated": ("scgpt.methods.embeddings:Unintegrated", {}),
-    "harmony": ("scgpt.methods.harmony:Harmony", {}),
-    "scvi": ("scgpt.methods.scvi_tools:SCVI", {"max_epochs": 3, "n_latent": 6, "n_hidden": 16}),
-    "random": ("scgpt.methods.integration_controls:RandomEmbedding", {"width": 5}),
-    "label": ("scgpt.methods.integration_controls:LabelEmbedding", {}),
-    "mixed": ("scgpt.methods.integration_controls:BatchMixedEmbedding", {}),
+    "pca": ("scgpt.methods.baselines.embeddings:PCAEmbedding", {}),
+    "unintegrated": ("scgpt.methods.baselines.embeddings:Unintegrated", {}),
+    "harmony": ("scgpt.methods.packages.harmony:Harmony", {}),
+    "scvi": (
+        "scgpt.methods.packages.scvi_tools:SCVI",
+        {"max_epochs": 3, "n_latent": 6, "n_hidden": 16},
+    ),
+    "random": ("scgpt.methods.controls.integration:RandomEmbedding", {"width": 5}),
+    "label": ("scgpt.methods.controls.integration:LabelEmbedding", {}),
+    "mixed": ("scgpt.methods.controls.integration:BatchMixedEmbedding", {}),
 }
 HARMONY, SCVI = METHODS["harmony"][0], METHODS["scvi"][0]
 

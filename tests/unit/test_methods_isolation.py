@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from scgpt.methods.isolation import isolated_library, unused_module
+from scgpt.methods.packages.isolation import isolated_library, unused_module
 
 
 def seed_all(seed):
@@ -93,7 +93,7 @@ def test_a_module_that_is_only_named_is_left_out(tmp_path, monkeypatch):
 def test_gears_is_imported_without_what_it_never_calls_here():
     code = (
         "import sys\n"
-        "from scgpt.methods.gears import _import_package\n"
+        "from scgpt.methods.packages.gears import _import_package\n"
         "_import_package()\n"
         "print('gears' in sys.modules, 'dcor' in sys.modules)\n"
     )

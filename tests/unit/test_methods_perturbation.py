@@ -9,7 +9,7 @@ import pytest
 from scgpt.data import contracts
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import MethodContext, parse_params
-from scgpt.methods.perturbation_baselines import (
+from scgpt.methods.baselines.perturbation import (
     Additive,
     LinearModel,
     NoChange,

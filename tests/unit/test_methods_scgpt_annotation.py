@@ -10,8 +10,8 @@ import torch
 
 from scgpt.errors import CheckpointError, ConfigError, DataError
 from scgpt.methods.base import MethodContext, parse_params
-from scgpt.methods.scgpt_annotation import ScGPTAnnotation, softmax
-from scgpt.methods.scgpt_common import choose_genes
+from scgpt.methods.scgpt.annotation import ScGPTAnnotation, softmax
+from scgpt.methods.scgpt.common import choose_genes
 from scgpt.model.checkpoint import save_checkpoint
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT

@@ -10,8 +10,8 @@ import torch
 
 from scgpt.errors import CheckpointError, DataError
 from scgpt.methods.base import MethodContext, parse_params
-from scgpt.methods.inputs import batches_of
-from scgpt.methods.scgpt_integration import ScGPTIntegration, ScGPTZeroShot
+from scgpt.methods.scgpt.integration import ScGPTIntegration, ScGPTZeroShot
+from scgpt.methods.task_data import batches_of
 from scgpt.metrics import integration
 from scgpt.metrics.integration_arrays import integration_arrays
 from scgpt.model.config import ScGPTConfig

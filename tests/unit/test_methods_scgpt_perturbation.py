@@ -12,7 +12,7 @@ import torch
 from scgpt.data import contracts
 from scgpt.errors import ConfigError, DataError
 from scgpt.methods.base import MethodContext, parse_params
-from scgpt.methods.scgpt_perturbation import ScGPTPerturbation
+from scgpt.methods.scgpt.perturbation import ScGPTPerturbation
 from scgpt.model.checkpoint import save_checkpoint
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scgpt.model.attention import attend_known_and_self, known_and_self_weights
-from scgpt.model.kernels import can_merge, merged_attention
+from scgpt.model.attention_kernels import can_merge, merged_attention
 
 Tensors = tuple[torch.Tensor, ...]
 

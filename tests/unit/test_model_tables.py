@@ -8,7 +8,7 @@ import torch
 from scgpt.errors import ConfigError, DataError
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
-from scgpt.model.tables import tabulated
+from scgpt.model.tabulated import tabulated
 
 HEADS = ("gep", "gepc", "cls", "cell_embedding")
 

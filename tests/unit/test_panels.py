@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scgpt.config import Config
-from scgpt.panels import spelled_out
+from scgpt.plan.config import Config
+from scgpt.plan.panels import spelled_out
 
 CONFIG = Path(__file__).parents[2] / "config"
 DATASETS, METHODS = ["pbmc10k", "immune_human"], ["scvi", "harmony"]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from scgpt.data.readers.c1 import column_of, condition_name, data_set, unique_names
 from scgpt.errors import DataError
+from scgpt.readers.c1 import column_of, condition_name, data_set, unique_names
 
 COUNTS = np.array([[1, 0, 3], [0, 0, 0], [2, 5, 0]])
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from scgpt.data.readers.h5ad import read_h5ad_files
-from scgpt.data.readers.raw_routes import read_expression_atlas, read_myeloid_tables
-from scgpt.data.twins import annotation
 from scgpt.errors import DataError
+from scgpt.readers.h5ad import read_h5ad_files
+from scgpt.readers.raw_routes import read_expression_atlas, read_myeloid_tables
+from scgpt.twins import annotation
 
 GENES = ["A", "B", "C", "D"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scgpt.data.readers import knowledge as read
-from scgpt.data.twins import knowledge as twin
-from scgpt.data.twins import world
 from scgpt.errors import DataError
+from scgpt.readers import knowledge as read
+from scgpt.twins import knowledge as twin
+from scgpt.twins import world
 
 
 def test_gene_sets_with_and_without_weights(tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scgpt.data import restricted_pickle
-from scgpt.data.readers.matrix import read_curated_atlas, read_mtx, read_pbmc10k
-from scgpt.data.twins import integration
-from scgpt.data.twins.legacy_pickle import write_frames
 from scgpt.errors import DataError
+from scgpt.readers import restricted_pickle
+from scgpt.readers.matrix import read_curated_atlas, read_mtx, read_pbmc10k
+from scgpt.twins import integration
+from scgpt.twins.legacy_pickle import write_frames
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_real_labels_and_genes_make_the_published_set(shared_dir, tmp_path):
     """
     from scipy.sparse import csc_matrix
 
-    from scgpt.data.twins.formats import write_lines, write_mtx
+    from scgpt.twins.formats import write_lines, write_mtx
 
     source = shared_dir / "data/pbmc10k_paper_metadata"
     for name in ("gene_info.csv", "pbmc_metadata.pickle"):

@@ -11,14 +11,14 @@ import pytest
 from scipy.sparse import hstack
 
 from scgpt.data.preprocess import lognormalise
-from scgpt.data.readers.multiomic import (
+from scgpt.errors import DataError
+from scgpt.readers.multiomic import (
     read_10x_h5,
     read_asap_pbmc,
     read_multiome_pair,
     read_open_problems,
 )
-from scgpt.data.twins import multiomic
-from scgpt.errors import DataError
+from scgpt.twins import multiomic
 
 RNA, ATAC = "10x-Multiome-Pbmc10k-RNA.h5ad", "10x-Multiome-Pbmc10k-ATAC.h5ad"
 MATRIX = "pbmc_granulocyte_sorted_10k_filtered_feature_bc_matrix.h5"

@@ -12,7 +12,7 @@ import yaml
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from scgpt.data.readers.own import read_h5ad
+from scgpt.readers.own import read_h5ad
 
 COUNTS = np.array([[3, 0, 1], [0, 2, 5], [1, 1, 0], [4, 0, 2]], dtype=np.float64)
 GENES = ["KLF1", "STAT1", "CD86"]

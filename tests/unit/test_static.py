@@ -8,12 +8,12 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from scgpt.checks import load
 from scgpt.errors import ConfigError
 from scgpt.figures.plot import find_plot
 from scgpt.metrics.registry import metrics_of
-from scgpt.provenance import ROOT
-from scgpt.static import class_parameters, method_parameters, metric_names, plot_parameters
+from scgpt.plan.checks import load
+from scgpt.plan.digest import ROOT
+from scgpt.plan.static import class_parameters, method_parameters, metric_names, plot_parameters
 from scgpt.steps.data import load as load_config
 
 VALUES = (
@@ -100,8 +100,8 @@ def test_options_of_plots_are_those_that_they_take(config):
 
 def test_the_plan_is_checked_without_importing_what_it_names():
     code = (
-        "import sys; from pathlib import Path; from scgpt.benchmark import Plan; "
-        "from scgpt.steps.data import load; from scgpt.provenance import ROOT; "
+        "import sys; from pathlib import Path; from scgpt.plan.plan import Plan; "
+        "from scgpt.steps.data import load; from scgpt.plan.digest import ROOT; "
         "Plan(load(ROOT), 'paper').check_parameters(); "
         "print(*({'torch', 'matplotlib', 'scanpy', 'sklearn'} & set(sys.modules)))"
     )

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from scgpt.data.tokens import tokenize
 from scgpt.errors import ConfigError, DataError
+from scgpt.tokens.tokens import tokenize
 from scgpt.training.batches import BatchOptions, CellBatches
 
 PAD, CLS = 20, 21

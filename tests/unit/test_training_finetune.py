@@ -8,11 +8,11 @@ import torch
 from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 
-from scgpt.data.tokens import tokenize
 from scgpt.errors import ConfigError
 from scgpt.model import objectives as formulas
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
+from scgpt.tokens.tokens import tokenize
 from scgpt.training.batches import BatchOptions, CellBatches
 from scgpt.training.config import TrainingConfig
 from scgpt.training.determinism import isolated_torch

@@ -14,9 +14,9 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from scgpt.data.tokens import tokenize
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.scgpt import ScGPT
+from scgpt.tokens.tokens import tokenize
 from scgpt.training import resume
 from scgpt.training.batches import BatchOptions, CellBatches
 from scgpt.training.config import TrainingConfig

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from scgpt.data.preprocess import lognormalise
-from scgpt.data.twins import cell_types, world
-from scgpt.data.twins.cells import Batch, Design, simulate
+from scgpt.twins import cell_types, world
+from scgpt.twins.cells import Batch, Design, simulate
 
 PROGRAMME = "TCR signaling"
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from scgpt.data.perturbation_splits import simulation_split
-from scgpt.data.readers.perturbation import perturbed_genes, read_gears, read_scperturb
-from scgpt.data.twins import perturbation
 from scgpt.errors import DataError
+from scgpt.readers.perturbation import perturbed_genes, read_gears, read_scperturb
+from scgpt.twins import perturbation
 
 SIZES = {"n_genes": 300, "n_cells": 40, "n_control": 300}
 

@@ -66,7 +66,7 @@ def dataset_spec(path, **params):
     return json.dumps(
         {
             "dataset": "own",
-            "reader": "scgpt.data.readers.own:read_h5ad",
+            "reader": "scgpt.readers.own:read_h5ad",
             "params": {
                 "path": str(path),
                 "columns": {"cell_type": "kind", "batch": "study"},
@@ -178,19 +178,19 @@ def test_truth_is_hidden_from_the_data(cells, tmp_path):
 
 def test_method_parameters_and_missing_truth_are_explained(cells, tmp_path):
     folder = prepare(cells, tmp_path)
-    knn = "scgpt.methods.knn:KNearestNeighbors"
+    knn = "scgpt.methods.baselines.knn:KNearestNeighbors"
     done = scgpt(*predict_command(folder, "p", entry=knn, params={"kk": 1}))
     refused(done, "unknown parameter 'kk'; known:")
-    control = "scgpt.methods.controls:TrueLabels"
+    control = "scgpt.methods.controls.annotation:TrueLabels"
     refused(scgpt(*predict_command(folder, "p", entry=control, params={})), "truth")
     assert not (folder / "p/prediction.h5ad").exists()
 
 
 def test_genes_outside_the_vocabulary_are_refused(cells, tmp_path):
-    from scgpt.data.vocab import GeneVocab
     from scgpt.model.checkpoint import save_checkpoint
     from scgpt.model.config import ScGPTConfig
     from scgpt.model.scgpt import ScGPT
+    from scgpt.tokens.vocab import GeneVocab
 
     folder = prepare(cells, tmp_path)
     vocab = GeneVocab.from_genes(["CD3D", "MS4A1"])
@@ -201,7 +201,7 @@ def test_genes_outside_the_vocabulary_are_refused(cells, tmp_path):
     command = predict_command(
         folder,
         "p",
-        entry="scgpt.methods.scgpt_annotation:ScGPTAnnotation",
+        entry="scgpt.methods.scgpt.annotation:ScGPTAnnotation",
         params={"init": "checkpoint"},
     )
     done = scgpt(*command, "--checkpoint", tmp_path / "model")
@@ -210,7 +210,7 @@ def test_genes_outside_the_vocabulary_are_refused(cells, tmp_path):
 
 def test_killed_training_resumes_and_ends_as_if_unbroken(cells, tmp_path):
     folder = prepare(cells, tmp_path)
-    entry = "scgpt.methods.scgpt_annotation:ScGPTAnnotation"
+    entry = "scgpt.methods.scgpt.annotation:ScGPTAnnotation"
     params = {**FEW, "epochs": 150, "patience": None}
 
     whole = predict_command(folder, "whole", entry=entry, params=params)

@@ -160,7 +160,7 @@ def test_second_run_does_nothing(project):
 
 
 def test_edit_of_one_twin_makes_that_set_anew(project):
-    path = project / "scgpt/data/twins/knowledge.py"
+    path = project / "scgpt/twins/knowledge.py"
     text = path.read_text()
     path.write_text(
         text.replace("import annotations\n", "import annotations\n\nEDITED = True\n", 1)

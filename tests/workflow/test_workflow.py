@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+KNN = "methods/baselines/knn.py"
 LATER = {"collect", "table", "figure", "report", "manifest", "all"}
 
 
@@ -108,7 +109,12 @@ def test_second_run_does_nothing(project):
 
 
 def test_comments_and_docstrings_rerun_nothing(project, edit):
-    for name in ("methods/knn.py", "metrics/classification.py", "data/preprocess.py", "files.py"):
+    for name in (
+        "methods/baselines/knn.py",
+        "metrics/classification.py",
+        "data/preprocess.py",
+        "files.py",
+    ):
         edit(f"scgpt/{name}", '"""', '"""Edited. ')
         edit(f"scgpt/{name}", "import annotations\n", "import annotations\n\n# a comment\n")
     assert planned(mini(project, "-n")) == {}
@@ -126,7 +132,11 @@ def test_metric_edit_reruns_scoring_and_later(project, edit):
 
 
 def test_method_edit_reruns_that_method_alone(project, edit):
-    edit("scgpt/methods/knn.py", "import annotations\n", "import annotations\n\nEDITED = True\n")
+    edit(
+        "scgpt/methods/baselines/knn.py",
+        "import annotations\n",
+        "import annotations\n\nEDITED = True\n",
+    )
     jobs = planned(mini(project, "-n"))
     assert jobs.keys() == {"predict", "score"} | LATER
     assert jobs["predict"] == jobs["score"] == 1

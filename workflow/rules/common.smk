@@ -8,10 +8,10 @@ from functools import lru_cache
 
 sys.path.insert(0, workflow.basedir)  # the package stands beside the Snakefile
 
-from scgpt.benchmark import Plan
-from scgpt.config import parse_config
+from scgpt.plan.plan import Plan
+from scgpt.plan.config import parse_config
 from scgpt.errors import ConfigError
-from scgpt.provenance import run_steps_in_this_python
+from scgpt.plan.digest import run_steps_in_this_python
 from snakemake.exceptions import WorkflowError
 
 run_steps_in_this_python()

@@ -1,1 +1,0 @@
-"""The parts of a download: sources, transfers, verification, records, archives."""

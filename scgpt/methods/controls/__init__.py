@@ -1,0 +1,1 @@
+"""What measures floor and ceiling of a score."""

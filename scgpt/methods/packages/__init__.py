@@ -1,0 +1,1 @@
+"""Methods that others wrote, called through their packages."""

@@ -1,0 +1,1 @@
+"""scGPT as a method of each task."""

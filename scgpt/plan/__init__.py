@@ -1,0 +1,1 @@
+"""What runs: configuration, catalogue, plan, checks and digests; light enough for the Snakefile."""

@@ -1,0 +1,1 @@
+"""From expression to what the network reads: vocabulary, bins, tokens, keys."""
