@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 BIN := .venv/bin
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --config scale=tiny
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --config scale=demo
 export TORCH PYTHON
 unexport PYTHONPATH PYTHONHOME
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -19,9 +19,9 @@ help: ## List the targets
 env: ## Make or update .venv (seconds when it is current)
 	@bash envs/setup.sh
 
-demo: env ## Run the whole pipeline on the tiny data and write its report
+demo: env ## Run every task on small data and write the report
 	$(SNAKEMAKE)
-	@echo "Report: $(CURDIR)/results/tiny/report.html"
+	@echo "Report: $(CURDIR)/results/demo/report.html"
 
 test: env ## Run every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES)
@@ -35,6 +35,6 @@ lint: env ## Check style and workflow without changing a file
 lock: env ## Resolve envs/*.in into the lock files (UPGRADE=1: newest versions)
 	$(BIN)/python envs/lock.py $(if $(UPGRADE),--upgrade)
 
-clean: ## Delete the tiny results and all caches; .venv stays
-	rm -rf results/tiny .snakemake .pytest_cache .ruff_cache .hypothesis
+clean: ## Delete the results of demo and tiny and all caches; .venv stays
+	rm -rf results/demo results/tiny .snakemake .pytest_cache .ruff_cache .hypothesis
 	find scgpt tests workflow -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -127,8 +127,10 @@ def _add_job_verbs(verbs: Any) -> None:
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     parser.add_argument("--code", default="", help="digest of the code, for the record")
     parser.add_argument("--task-module", required=True)
-    parser = _verb(verbs, "score", _score, "score a prediction against the hidden answers")
-    _paths(parser, "prediction", "truth", "output")
+    parser = _verb(verbs, "score", _score, "score the predictions of a split")
+    _paths(parser, "jobs", nargs="+")
+    _paths(parser, "truth", "scores", "runs")
+    parser.add_argument("--code", default="", help="digest of the code")
     parser = _verb(verbs, "coordinates", _coordinates, "tabulate what figures draw of a job")
     _paths(parser, "data", "truth", "prediction", "output")
     parser.add_argument("--table", required=True, help="which of the task's tables")
@@ -136,9 +138,6 @@ def _add_job_verbs(verbs: Any) -> None:
 
 
 def _add_report_verbs(verbs: Any) -> None:
-    parser = _verb(verbs, "collect", _collect, "gather the jobs of a data set", spec=False)
-    _paths(parser, "jobs", nargs="+")
-    _paths(parser, "scores", "runs")
     parser = _verb(verbs, "table", _table, "summarise a task")
     _paths(parser, "scores", "runs", nargs="+")
     _paths(parser, "all-scores", "summary", "comparisons", "all-runs")
@@ -254,7 +253,12 @@ def _score(options: argparse.Namespace) -> None:
     from scgpt.steps import score
 
     score.run(
-        options.spec, prediction=options.prediction, truth=options.truth, output=options.output
+        options.spec,
+        jobs=options.jobs,
+        truth=options.truth,
+        code=options.code,
+        scores=options.scores,
+        runs=options.runs,
     )
 
 
@@ -269,12 +273,6 @@ def _coordinates(options: argparse.Namespace) -> None:
         table=options.table,
         output=options.output,
     )
-
-
-def _collect(options: argparse.Namespace) -> None:
-    from scgpt.steps import table
-
-    table.collect(jobs=options.jobs, scores=options.scores, runs=options.runs)
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -80,6 +80,7 @@ def check_references(config: Config) -> None:
         need(figure.methods, able, f"figures.{name}.methods")
     for name, scale in config.scales.items():
         where = f"scales.{name}"
+        need([scale.like] if scale.like else [], config.scales, f"{where}.like")
         need(scale.figures, config.figures, f"{where}.figures")
         need(scale.run, config.tasks, f"{where}.run")
         for task, run in scale.run.items():

@@ -252,6 +252,9 @@ class ScaleConfig(Strict):
     description: str
     seeds: Annotated[list[Seed], AfterValidator(_without_repeats)] = Field(min_length=1)
     limits: Limits = Limits()
+    like: str | None = Field(
+        None, description="Scale whose `scale_params` hold here too, where none are given for this."
+    )
     run: dict[str, TaskRun] = Field(min_length=1)
     figures: Selection = "all"
     source: Literal["public", "twin"] = Field(

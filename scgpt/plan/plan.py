@@ -27,7 +27,7 @@ from scgpt.plan.static import class_parameters, function_parameters, method_para
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgpt.plan.config import DatasetConfig, ScaleConfig, TaskConfig
+    from scgpt.plan.config import DatasetConfig, MethodConfig, ScaleConfig, TaskConfig
 
 
 @dataclass(frozen=True, order=True)
@@ -104,12 +104,12 @@ class Plan:
         seeds = self.settings.seeds
         return seeds if self.config.methods[method].stochastic else seeds[:1]
 
-    def jobs(self, task: str, dataset: str | None = None) -> list[Job]:
-        """Return the predictions of a task, or of one data set of it."""
+    def jobs(self, task: str, dataset: str | None = None, split: str | None = None) -> list[Job]:
+        """Return the predictions of a task, or of one data set or split of it."""
         return [
-            Job(task, name, split, method, seed)
+            Job(task, name, part, method, seed)
             for name in ([dataset] if dataset else self.datasets(task))
-            for split in self.splits(task)
+            for part in ([split] if split else self.splits(task))
             for method in self.methods(task)
             for seed in self.seeds(method)
         ]
@@ -175,9 +175,7 @@ class Plan:
     def method_params(self, task: str, method: str) -> dict[str, Any]:
         """Resolve the parameters: `params` < `task_params[task]` < `scale_params[scale]`."""
         block = self.config.methods[method]
-        return merge(
-            block.params, block.task_params.get(task, {}), block.scale_params.get(self.scale, {})
-        )
+        return merge(block.params, block.task_params.get(task, {}), self._at_scale(block))
 
     def score_spec(self, task: str) -> str:
         """Return what the `score` step needs to know."""
@@ -350,11 +348,16 @@ class Plan:
             block = self.config.figures[name]
             check_figure(name, block, self.config.tasks[block.task])
 
+    def _at_scale(self, block: DatasetConfig | MethodConfig | TaskConfig) -> dict[str, Any]:
+        """Return the parameters that differ at this scale, or at the one it is like."""
+        found = block.scale_params.get(self.scale)
+        return block.scale_params.get(self.settings.like, {}) if found is None else found
+
     def _dataset_params(self, block: DatasetConfig) -> dict[str, Any]:
-        return merge(block.params, block.scale_params.get(self.scale, {}))
+        return merge(block.params, self._at_scale(block))
 
     def _task_params(self, block: TaskConfig) -> dict[str, Any]:
-        return merge(block.params, block.scale_params.get(self.scale, {}))
+        return merge(block.params, self._at_scale(block))
 
 
 def merge(*mappings: Mapping[str, Any]) -> dict[str, Any]:

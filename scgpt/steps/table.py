@@ -1,4 +1,4 @@
-"""Steps `collect` and `table`: from the rows of single jobs to the tables people read."""
+"""Step `table`: from the scores of splits to the tables people read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scgpt.data.tables import JOB_KEYS, RUNS, SCORES, read_table, write_table
-from scgpt.files import canonical_json, read_json
+from scgpt.data.tables import RUNS, SCORES, read_table, write_table
 from scgpt.metrics.registry import metrics_of
 from scgpt.metrics.statistics import holm, paired_difference, summarise, with_bounds
 
@@ -19,34 +18,6 @@ COMPARISONS = (
     *("task", "dataset", "metric", "group", "a", "b", "mean", "standard_error"),
     *("interval_low", "interval_high", "p_value", "n_pairs", "note", "p_adjusted"),
 )
-
-
-def collect(*, jobs: list[Path], scores: Path, runs: Path) -> None:
-    """Put the scores and run records of the jobs of one data set into two tables.
-
-    Parameters
-    ----------
-    jobs
-        Folders that each hold `metrics.tsv` and `run.json`.
-    scores, runs
-        Tables to write: C6 rows, and one row per job.
-    """
-    tables = [read_table(job / "metrics.tsv", SCORES) for job in jobs]
-    write_table(pd.concat(tables, ignore_index=True), scores, SCORES)
-    rows = [_run_row(read_json(job / "run.json")) for job in jobs]
-    write_table(pd.DataFrame(rows), runs, RUNS)
-
-
-def _run_row(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: record[key] for key in JOB_KEYS},
-        **{key: record[key] for key in ("wall_seconds", "peak_rss_bytes", "peak_gpu_bytes")},
-        "device": record["device"],
-        "params": canonical_json(record["params"]),
-        "code": record["code"],
-        "commit": record["git"]["commit"],
-        "prediction_sha256": record["outputs"]["prediction.h5ad"],
-    }
 
 
 def run(
@@ -66,7 +37,7 @@ def run(
     spec
         Task, roles of its methods, metrics, the method compared (see `Plan.table_spec`).
     scores, runs
-        The tables of `collect`, one of each per data set.
+        The tables of `score`, one of each per split of a data set.
     all_scores, summary, comparisons, all_runs
         Tables to write.
     """

@@ -210,7 +210,7 @@ def test_all_problems_are_reported_at_once(raw):
 
 
 def test_unknown_scale_is_named(raw):
-    with pytest.raises(ConfigError, match="scale: 'huge' is not defined. Known names: tiny, paper"):
+    with pytest.raises(ConfigError, match="scale: 'huge' is not defined. Known names: demo,"):
         load(edited(raw, "scale", "huge"), None)
 
 

@@ -2,8 +2,8 @@
 
 Inputs: results/{scale}/datasets/{dataset}.h5ad (C1).
 Outputs: data.h5ad and truth.h5ad per split (C2); prediction.h5ad (C5), run.json (C8) and
-metrics.tsv (C6) per job; the tables that figures draw (cells.tsv, ...) per drawn job; scores.tsv and
-runs.tsv per data set.
+the tables that figures draw (cells.tsv, ...) per drawn job; scores.tsv (C6) and runs.tsv per split.
+Beside each prediction lies metrics.tsv, its own scores: a job that did not change is not scored again.
 """
 
 
@@ -75,25 +75,31 @@ rule predict:
 
 rule score:
     input:
-        prediction="results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/prediction.h5ad",
+        job_files,
         truth="results/{scale}/{task}/{dataset}/{split}/truth.h5ad",
     output:
-        "results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/metrics.tsv",
+        scores="results/{scale}/{task}/{dataset}/{split}/scores.tsv",
+        runs="results/{scale}/{task}/{dataset}/{split}/runs.tsv",
     log:
-        "results/{scale}/{task}/{dataset}/{split}/{method}/seed-{seed}/score.log",
+        "results/{scale}/{task}/{dataset}/{split}/score.log",
+    benchmark:
+        "results/{scale}/{task}/{dataset}/{split}/score.resources.tsv"
     conda:
         "../../envs/python.yaml"
     params:
         spec=lambda wildcards: plan(wildcards).score_spec(wildcards.task),
+        jobs=job_folders,
         code=lambda wildcards: plan(wildcards).code(
             "score", task_module(wildcards), *PLAN.config.tasks[wildcards.task].metrics
         ),
     shell:
         "python -m scgpt score"
         " --spec {params.spec:q}"
-        " --prediction {input.prediction:q}"
+        " --jobs {params.jobs:q}"
         " --truth {input.truth:q}"
-        " --output {output:q}"
+        " --code {params.code}"
+        " --scores {output.scores:q}"
+        " --runs {output.runs:q}"
         " 2> {log:q}"
 
 
@@ -122,25 +128,4 @@ rule coordinates:
         " --table {wildcards.drawn}"
         " --output {output:q}"
         " --threads {threads}"
-        " 2> {log:q}"
-
-
-rule collect:
-    input:
-        job_files,
-    output:
-        scores="results/{scale}/{task}/{dataset}/scores.tsv",
-        runs="results/{scale}/{task}/{dataset}/runs.tsv",
-    log:
-        "results/{scale}/{task}/{dataset}/collect.log",
-    conda:
-        "../../envs/python.yaml"
-    params:
-        jobs=job_folders,
-        code=lambda wildcards: plan(wildcards).code("table"),
-    shell:
-        "python -m scgpt collect"
-        " --jobs {params.jobs:q}"
-        " --scores {output.scores:q}"
-        " --runs {output.runs:q}"
         " 2> {log:q}"

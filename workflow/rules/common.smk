@@ -113,21 +113,22 @@ def method_flags(wildcards):
 
 
 def job_folders(wildcards):
-    jobs = plan(wildcards).jobs(wildcards.task, wildcards.dataset)
+    jobs = plan(wildcards).jobs(wildcards.task, wildcards.dataset, wildcards.split)
     return [job.folder(wildcards.scale) for job in jobs]
 
 
 def job_files(wildcards):
-    names = ("metrics.tsv", "run.json")
+    names = ("prediction.h5ad", "run.json")
     return [f"{folder}/{name}" for folder in job_folders(wildcards) for name in names]
 
 
-def per_dataset(name):
+def per_split(name):
     def files(wildcards):
-        datasets = plan(wildcards).datasets(wildcards.task)
+        scale, task, current = wildcards.scale, wildcards.task, plan(wildcards)
         return [
-            f"results/{wildcards.scale}/{wildcards.task}/{dataset}/{name}"
-            for dataset in datasets
+            f"results/{scale}/{task}/{dataset}/{split}/{name}"
+            for dataset in current.datasets(task)
+            for split in current.splits(task)
         ]
 
     return files

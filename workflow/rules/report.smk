@@ -7,8 +7,8 @@ Outputs: results/{scale}/tables, results/{scale}/figures, report.html, manifest.
 
 rule table:
     input:
-        scores=per_dataset("scores.tsv"),
-        runs=per_dataset("runs.tsv"),
+        scores=per_split("scores.tsv"),
+        runs=per_split("runs.tsv"),
     output:
         scores="results/{scale}/tables/{task}_scores.tsv",
         summary=report(
