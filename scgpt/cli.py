@@ -112,6 +112,8 @@ def _add_data_verbs(verbs: Any) -> None:
     _paths(parser, "folder", "record")
     parser = _verb(verbs, "knowledge", _knowledge, "read a knowledge base into a table")
     _paths(parser, "raw", "record", "output", "card")
+    parser = _verb(verbs, "model", _model, "bring a model into one layout, or draw one at random")
+    _paths(parser, "folder")
     parser = _verb(verbs, "task-data", _task_data, "divide a data set for a task")
     _paths(parser, "dataset", "data", "truth", "card")
 
@@ -213,6 +215,12 @@ def _knowledge(options: argparse.Namespace) -> None:
         output=options.output,
         card=options.card,
     )
+
+
+def _model(options: argparse.Namespace) -> None:
+    from scgpt.steps import model
+
+    model.run(options.spec, folder=options.folder)
 
 
 def _task_data(options: argparse.Namespace) -> None:

@@ -42,7 +42,7 @@ class Catalogue:
         return {
             **{k: v for k, v in self._config.datasets.items() if v.kind == "download"},
             **self._config.knowledge,
-            **self._config.models,
+            **{k: v for k, v in self._config.models.items() if v.init == "fetched"},
         }
 
     @property
@@ -133,6 +133,27 @@ class Catalogue:
         """Return the entry point of the twin."""
         return self._resource(name).twin or ""
 
+    def model(self, name: str) -> str:
+        """Return the file that vouches for a model: its folder is complete when this is there."""
+        return f"results/{self._scale}/models/{name}/config.json"
+
+    def model_source(self, name: str) -> str:
+        """Return the file that the `model` step waits for: a fetch record, or another model."""
+        block = self._config.models[name]
+        return self.record(name) if block.like is None else self.model(block.like)
+
+    def model_spec(self, name: str) -> str:
+        """Return what the `model` step needs to know."""
+        block = self._config.models[name]
+        source = self.folder(name) if block.like is None else self.model_source(name)
+        return canonical_json(
+            {
+                "model": name,
+                "source": source.removesuffix("/config.json"),
+                **block.model_dump(include={"init", "like", "seed", "title", "reference"}),
+            }
+        )
+
     def knowledge_spec(self, name: str) -> str:
         """Return what the `knowledge` step needs to know."""
         block = self._config.knowledge[name]
@@ -153,6 +174,8 @@ class Catalogue:
         ConfigError
             With the key path, what was found and the known names.
         """
+        models = self._config.models
+        needed = [models[n].like or n if n in models else n for n in needed]
         for name in dict.fromkeys([*needed, *self.datasets(), *self.knowledge()]):
             if name in self.resources:
                 self._check_source(name, self.resources[name])

@@ -16,7 +16,7 @@ from scgpt.plan.static import metric_names, plot_parameters
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from scgpt.plan.config import FigureConfig, MethodConfig, TaskConfig
+    from scgpt.plan.config import FigureConfig, MethodConfig, ModelConfig, TaskConfig
     from scgpt.plan.static import Parameters
 
 
@@ -106,9 +106,24 @@ def _check_catalogue(config: Config, need: Any, problems: list[str]) -> None:
     for name, block in config.datasets.items():
         if (block.kind == "download") != bool(block.files):
             problems.append(f"datasets.{name}.files: expected for kind download, and only for it")
+    for name, block in config.models.items():
+        _check_model(name, block, config, need, problems)
     known = [*config.datasets, *config.knowledge]
     for name, scale in config.scales.items():
         need(scale.catalogue, known, f"scales.{name}.catalogue")
+
+
+def _check_model(
+    name: str, model: ModelConfig, config: Config, need: Any, problems: list[str]
+) -> None:
+    where = f"models.{name}"
+    if (model.init == "fetched") != bool(model.files):
+        problems.append(f"{where}.files: expected for init fetched, and only for it")
+    if (model.init == "random") != (model.like is not None):
+        problems.append(f"{where}.like: expected for init random, and only for it")
+    if model.like is not None:
+        fetched = [key for key, block in config.models.items() if block.init == "fetched"]
+        need([model.like], fetched, f"{where}.like")
 
 
 def _check_method(name: str, method: MethodConfig, config: Config, need: Any) -> None:

@@ -157,9 +157,15 @@ class TaskConfig(Strict):
 
 
 class ModelConfig(Resource):
-    """One pretrained checkpoint."""
+    """One model that methods start from: fetched, or made here."""
 
-    files: dict[str, FileSpec] = Field(min_length=1)
+    init: Literal["fetched", "random"] = Field(
+        "fetched", description="Where the weights come from; random: drawn, nothing is learnt."
+    )
+    like: str | None = Field(
+        None, description="random: the model whose architecture and vocabulary it has."
+    )
+    seed: Seed = Field(0, description="random: of the weights.")
 
 
 class MethodConfig(Strict):
@@ -172,7 +178,7 @@ class MethodConfig(Strict):
     tasks: dict[str, str] = Field(
         min_length=1, description="Task -> entry point `module:Class`: the tasks it supports."
     )
-    model: str | None = Field(None, description="Checkpoint it starts from (models.yaml).")
+    model: str | None = Field(None, description="Model it starts from (models.yaml).")
     knowledge: Names = Field(
         default_factory=list, description="Knowledge bases it reads (knowledge.yaml)."
     )

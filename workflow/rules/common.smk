@@ -51,6 +51,7 @@ wildcard_constraints:
     task=one_of(PLAN.config.tasks),
     dataset=one_of(PLAN.config.datasets),
     knowledge=one_of(PLAN.config.knowledge),
+    model=one_of(PLAN.config.models),
     resource=one_of(PLAN.catalogue.resources),
     split=one_of({name for task in PLAN.config.tasks.values() for name in task.splits}),
     method=one_of(PLAN.config.methods),
@@ -96,7 +97,7 @@ def method_inputs(wildcards):
     if method.role == "positive_control":
         files["truth"] = f"{folder}/truth.h5ad"
     if method.model is not None:
-        files["checkpoint"] = plan(wildcards).catalogue.record(method.model)
+        files["checkpoint"] = plan(wildcards).catalogue.model(method.model)
     for name in method.knowledge:
         files[f"knowledge_{name}"] = f"results/{wildcards.scale}/knowledge/{name}.tsv"
     return files
@@ -106,7 +107,7 @@ def method_flags(wildcards):
     files = method_inputs(wildcards)
     flags = [f"--truth {files['truth']}"] if "truth" in files else []
     if "checkpoint" in files:
-        flags.append(f"--checkpoint {files['checkpoint'].removesuffix('.json')}")
+        flags.append(f"--checkpoint {files['checkpoint'].removesuffix('/config.json')}")
     for name in method_of(wildcards).knowledge:
         flags.append(f"--knowledge {name}={files[f'knowledge_{name}']}")
     return " ".join(flags)

@@ -1,9 +1,10 @@
-"""Data sets and knowledge bases: from their source to one checked file each.
+"""Data sets, models and knowledge bases: from their source to one checked artefact each.
 
-Inputs: config/datasets.yaml, config/knowledge.yaml.
+Inputs: config/datasets.yaml, config/models.yaml, config/knowledge.yaml.
 Outputs: results/raw/{resource}/ (public files, shared by all scales) or, at a scale that rehearses
 with twins, results/{scale}/twins/{resource}/ and results/{scale}/raw/{resource}/, each with a
-record {resource}.json; results/{scale}/datasets/{dataset}.h5ad (C1), its card {dataset}.json and
+record {resource}.json; results/{scale}/models/{model}/ (C3), whatever made the model;
+results/{scale}/datasets/{dataset}.h5ad (C1), its card {dataset}.json and
 {dataset}.split.tsv, which says what is in which published part;
 results/{scale}/knowledge/{knowledge}.tsv and its card; results/{scale}/data_cards.html.
 
@@ -125,6 +126,29 @@ rule dataset:
         " --output {output.data:q}"
         " --card {output.card:q}"
         " --split {output.split:q}"
+        " 2> {log:q}"
+
+
+rule model:
+    input:
+        lambda wildcards: plan(wildcards).catalogue.model_source(wildcards.model),
+    output:
+        config="results/{scale}/models/{model}/config.json",
+        vocab="results/{scale}/models/{model}/vocab.json",
+        weights="results/{scale}/models/{model}/weights.safetensors",
+        card="results/{scale}/models/{model}/card.json",
+    log:
+        "results/{scale}/models/{model}.log",
+    conda:
+        "../../envs/python.yaml"
+    params:
+        spec=lambda wildcards: plan(wildcards).catalogue.model_spec(wildcards.model),
+        folder=subpath(output.config, parent=True),
+        code=lambda wildcards: plan(wildcards).code("model"),
+    shell:
+        "python -m scgpt model"
+        " --spec {params.spec:q}"
+        " --folder {params.folder:q}"
         " 2> {log:q}"
 
 
