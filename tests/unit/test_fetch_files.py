@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -134,6 +136,15 @@ class TestLockFile:
             second.close()
             assert entered.wait(10)
         waiter.join()
+
+    @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+    def test_file_system_without_locks_can_be_used(self, tmp_path, monkeypatch, number):
+        def flock(_descriptor, _how):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        with exclusive(tmp_path / "lock"):
+            pass
 
     def test_password_is_neither_recorded_nor_shown(self, server, desk, capsys):
         secret = server.add("/t", TABLE).replace("://", "://me:secret@")
