@@ -156,11 +156,11 @@ def exclusive(
     path.open("a").close()  # filelock waits for ever where a file cannot be made
     # A lock that is a mere file, the way out of filelock, would outlive a killed process.
     lock = FileLock(path, fallback_to_soft=False)
+    _acquire(lock, on_wait)
     try:
-        _acquire(lock, on_wait)
         yield
     finally:
-        if temporary and lock.is_locked:
+        if temporary:
             path.unlink(missing_ok=True)
         lock.release()
 

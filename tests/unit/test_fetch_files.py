@@ -143,8 +143,9 @@ class TestLockFile:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr("fcntl.flock", flock)
-        with exclusive(tmp_path / "lock"):
-            pass
+        with exclusive(tmp_path / "lock", temporary=True):
+            assert (tmp_path / "lock").exists()
+        assert list(tmp_path.iterdir()) == []
 
     def test_password_is_neither_recorded_nor_shown(self, server, desk, capsys):
         secret = server.add("/t", TABLE).replace("://", "://me:secret@")
