@@ -177,11 +177,6 @@ def genes_with_counts(counts: csr_matrix, min_counts: float) -> np.ndarray:
     return np.asarray(counts.sum(axis=0)).ravel() >= min_counts
 
 
-def cells_with_counts(counts: csr_matrix, min_counts: float) -> np.ndarray:
-    """Return which cells have at least `min_counts` counts over all genes, shape (n_cells,)."""
-    return np.asarray(counts.sum(axis=1)).ravel() >= min_counts
-
-
 def highly_variable_genes(
     data: AnnData, *, n_top: int, flavor: Flavor = "seurat_v3", batch_key: str | None = None
 ) -> np.ndarray:

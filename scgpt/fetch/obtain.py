@@ -9,7 +9,6 @@ from scgpt.errors import DataError, DownloadError
 from scgpt.fetch.archives import unpack
 from scgpt.fetch.copy_transfer import transfer_copy
 from scgpt.fetch.drive_transfer import transfer_drive
-from scgpt.fetch.ftp_transfer import transfer_ftp
 from scgpt.fetch.http_transfer import transfer_http
 from scgpt.fetch.meter import Meter
 from scgpt.fetch.partial import DiskProblem, Partial, readable
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 _TRANSFERS = {
     "http": transfer_http,
-    "ftp": transfer_ftp,
     "file": transfer_copy,
     "drive": transfer_drive,
     "drive-folder": transfer_drive,

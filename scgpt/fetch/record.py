@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from scgpt.errors import DownloadError
 from scgpt.fetch.verify import Expected, Found, expected_of
@@ -17,6 +17,8 @@ from scgpt.files import write_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from filelock import BaseFileLock
 
     from scgpt.plan.config import FileSpec
 
@@ -140,8 +142,7 @@ def exclusive(
 ) -> Iterator[None]:
     """Hold an exclusive lock on the file at `path`; the kernel frees it if the process dies.
 
-    The holder may replace or remove the file, so a waiter checks that what it has locked is still
-    what stands at `path`, and starts again otherwise.
+    The holder may replace or remove the file; who waited then starts again with the new one.
 
     Parameters
     ----------
@@ -152,45 +153,27 @@ def exclusive(
     on_wait
         Called once if another process holds the lock.
     """
-    descriptor = _acquire(path, on_wait)
+    path.open("a").close()  # filelock waits for ever where a file cannot be made
+    # A lock that is a mere file, the way out of filelock, would outlive a killed process.
+    lock = FileLock(path, fallback_to_soft=False)
+    _acquire(lock, on_wait)
     try:
         yield
     finally:
         if temporary:
             path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
 
 
-def _acquire(path: Path, on_wait: Callable[[], None] | None) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _flock(descriptor, on_wait)
-            if _stands_at(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        on_wait = None
-
-
-def _flock(descriptor: int, on_wait: Callable[[], None] | None) -> None:
+def _acquire(lock: BaseFileLock, on_wait: Callable[[], None] | None) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         if on_wait is not None:
             on_wait()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock.acquire()
     except OSError as error:
         # Some cluster file systems are mounted without locks. Snakemake runs one job per output,
         # so going on is better than not being able to download there at all.
         if error.errno not in _NO_LOCKS:
             raise
-
-
-def _stands_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

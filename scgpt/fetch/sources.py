@@ -2,7 +2,7 @@
 
 Written forms (`urls` of a file in the configuration)
 -----------------------------------------------------
-``https://...``, ``http://...``, ``ftp://...``, ``file:///...``
+``https://...``, ``http://...``, ``file:///...``
     Taken as they are. This covers figshare, Dataverse, Zenodo, 10x and git-hosted raw files.
 ``s3://bucket/key``
     A public object, read over HTTPS.
@@ -29,7 +29,7 @@ from scgpt.errors import DownloadError
 if TYPE_CHECKING:
     from pathlib import Path
 
-Transport = Literal["http", "ftp", "file", "drive", "drive-folder"]
+Transport = Literal["http", "file", "drive", "drive-folder"]
 
 _GEO = re.compile(r"geo:(GSE|GSM|GPL)(\d+):([^/:]+)")
 _GEO_FOLDER = {"GSE": "series", "GSM": "samples", "GPL": "platforms"}
@@ -174,15 +174,13 @@ def _parse(url: str, written: str) -> list[Source]:
         return [Source(url, "http", _s3_address(url))]
     if parts.scheme == "file":
         return [Source(url, "file", unquote(parts.path))]
-    if parts.scheme == "ftp" and parts.hostname:
-        return [Source(url, "ftp", url)]
     if parts.scheme in ("http", "https") and parts.hostname in _DRIVE_HOSTS:
         return [_drive(url)]
     if parts.scheme in ("http", "https") and parts.hostname:
         return [Source(url, "http", url)]
     msg = (
-        f"'{shown(written)}' is not a source this version can read; expected https, http, ftp, "
-        f"file, s3, geo:ACCESSION:FILE or a Google Drive link"
+        f"'{shown(written)}' is not a source this version can read; expected https, http, file, "
+        f"s3, geo:ACCESSION:FILE or a Google Drive link"
     )
     raise DownloadError(msg)
 

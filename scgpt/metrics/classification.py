@@ -19,7 +19,6 @@ from scgpt.metrics.registry import Score, metric
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
     from numpy.typing import ArrayLike
 
 TASKS = ("annotation", "reference_mapping")
@@ -220,32 +219,3 @@ def f1_per_type(true_labels: ArrayLike, predicted_labels: ArrayLike) -> Mapping[
         note = NOT_ANNOTATED if not n else "" if n_called else NEVER_PREDICTED
         rows[name] = Score(float(value), int(n), note)
     return rows
-
-
-def confusion_counts(true_labels: ArrayLike, predicted_labels: ArrayLike) -> pd.DataFrame:
-    """Count cells by annotated and predicted type.
-
-    Parameters
-    ----------
-    true_labels
-        Annotated type of each cell.
-    predicted_labels
-        Predicted type of each cell, in the same order.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns `true`, `predicted`, `count`: one row for each annotated type of the query combined
-        with each type of the union of annotated and predicted ones, zeros included, sorted.
-
-    Raises
-    ------
-    DataError
-        If the lengths differ or a label is missing.
-    """
-    import pandas as pd
-
-    true, predicted, types = _labels(true_labels, predicted_labels)
-    counts = pd.crosstab(true, predicted).reindex(columns=types, fill_value=0)
-    counts.index.name, counts.columns.name = "true", "predicted"
-    return counts.stack().rename("count").reset_index()

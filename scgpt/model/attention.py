@@ -151,16 +151,3 @@ def known_and_self_weights(
         scores_BHUL = scores_BHUL.masked_fill(~allowed_B11L, float("-inf"))
     own_BHU1 = (q_BHUE * own_k_BHUE).sum(-1, keepdim=True)
     return torch.cat([scores_BHUL, own_BHU1], dim=-1).softmax(dim=-1)
-
-
-def visible_pairs(is_known_BT: Tensor) -> Tensor:
-    """Return who sees whom, shape (B, T, T): [b, i, j] is True if token i may attend to token j.
-
-    The mask that `Attention` stands for, written out; it is never built to compute anything.
-
-    References
-    ----------
-    Cui et al. 2024, doi:10.1038/s41592-024-02201-0, Supplementary Fig. 1.
-    """
-    itself_TT = torch.eye(is_known_BT.shape[1], dtype=torch.bool, device=is_known_BT.device)
-    return is_known_BT[:, None, :] | itself_TT

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 CCE_TEMPERATURE = 0.5
 ECS_WEIGHT = 10.0
 CCE_WEIGHT = 10.0
-RELATIVE_ERROR_FLOOR = 1e-6
 
 
 def masked_mse(prediction_BL: Tensor, target_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -28,17 +27,6 @@ def masked_mse(prediction_BL: Tensor, target_BL: Tensor, mask_BL: Tensor) -> Ten
     """
     mask_BL = mask_BL.to(prediction_BL.dtype)
     return ((prediction_BL - target_BL) ** 2 * mask_BL).sum() / mask_BL.sum()
-
-
-def masked_relative_error(prediction_BL: Tensor, target_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Mean of |prediction - target| / (target + 1e-6) over the mask.
-
-    Printed by the official training logs. A single masked zero makes it about 1e6, so it says
-    little; it is here to compare with such logs.
-    """
-    error_BL = (prediction_BL - target_BL).abs() / (target_BL + RELATIVE_ERROR_FLOOR)
-    mask_BL = mask_BL.to(prediction_BL.dtype)
-    return (error_BL * mask_BL).sum() / mask_BL.sum()
 
 
 def zero_nll(nonzero_probability_BL: Tensor, target_BL: Tensor, mask_BL: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ increasing transform of them get (nearly) the same bins.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
@@ -16,9 +16,6 @@ from scgpt.errors import DataError
 from scgpt.tokens import binning_kernels
 from scgpt.tokens import token_kernels as kernels
 from scgpt.tokens.keys import TIES, content_keys, identities, seed_key
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MAX_BINS = 256  # a bin is one byte
 EXACT_IN_FLOAT32 = 1 << 24
@@ -112,9 +109,3 @@ def _checked_values(matrix: csr_matrix, n_bins: int) -> np.ndarray:
         return values.astype(np.float32 if fits else np.float64)
     msg = f"values of type {values.dtype} cannot be binned; use float32"
     raise DataError(msg)
-
-
-def bin_edges(values: Sequence[float] | np.ndarray, *, n_bins: int = 51) -> np.ndarray:
-    """Return the ``n_bins - 1`` quantile edges of one cell's non-zero values."""
-    values = np.asarray(values)
-    return np.quantile(values[values != 0], np.linspace(0, 1, n_bins - 1))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # One number per kind of choice, so that the same seed never serves two of them.
 TIES, TRUNCATION, MASKING, SPLIT = 1, 2, 3, 4
-WORD = (1 << 64) - 1
 
 
 def name_keys(names: Iterable[str], *, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_matrix
 
 from scgpt.errors import DataError
-from scgpt.tokens.binning import bin_edges, bin_values
+from scgpt.tokens.binning import bin_values
 from scgpt.tokens.keys import name_keys
 
 
@@ -133,11 +133,6 @@ def test_random_ties_belong_to_the_cell_not_to_its_place():
     genes = np.random.default_rng(7).permutation(70)
     by_gene = bin_values(csr_matrix(matrix[:, genes]), ties="random", seed=1, gene_ids=genes)
     np.testing.assert_array_equal(by_gene.toarray(), drawn[:, genes])
-
-
-def test_published_edges_are_reported():
-    values = np.array([0, 1, 1, 2, 8], dtype=np.float32)
-    assert bin_edges(values, n_bins=4).tolist() == [1.0, 1.5, 8.0]
 
 
 @pytest.mark.parametrize(

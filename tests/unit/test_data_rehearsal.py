@@ -15,7 +15,6 @@ PAGE = "https://example.org/download"
 SOURCES = [
     f"{PAGE}/a.csv",
     f"{PAGE}?file=a&key=%5Fx",
-    "ftp://ftp.example.org/pub/a.csv",
     "geo:GSE154763:a.csv",
     "s3://bucket/key/a.csv",
     "https://drive.google.com/file/d/1rDAxDtvWx1GpJa",

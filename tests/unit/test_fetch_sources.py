@@ -16,7 +16,6 @@ ID = "1Qd42YNabzyr2pWt9xoY4cVMTAxsNBt4v"
         ("https://zenodo.org/records/1/files/a.h5ad", "http", None, "", ()),
         ("https://x.org/a?format=file&file=b%5Fc", "http", None, "", ()),
         ("http://cf.10xgenomics.com/a.tar.gz", "http", None, "", ()),
-        ("ftp://ftp.ncbi.nlm.nih.gov/geo/a%20b", "ftp", None, "", ()),
         ("file:///data/a%20b.csv", "file", "/data/a b.csv", "", ()),
         ("s3://bucket/k/a b", "http", "https://bucket.s3.amazonaws.com/k/a b", "", ()),
         ("s3://my.bucket/k", "http", "https://s3.amazonaws.com/my.bucket/k", "", ()),
@@ -73,6 +72,7 @@ def test_geo_has_two_addresses(accession, folder):
         "t.csv",
         "/data/t.csv",
         "gopher://x/y",
+        "ftp://x.org/y",
         "https:///x",
         "geo:GSE1",
         "geo:X1:a",
@@ -98,5 +98,5 @@ def test_archives_are_kept_under_one_name_for_all_members():
 
 
 def test_credentials_are_not_shown():
-    assert shown("ftp://me:secret@x.org:21/a?b#c") == "ftp://x.org:21/a?b#c"
+    assert shown("https://me:secret@x.org:21/a?b#c") == "https://x.org:21/a?b#c"
     assert shown("https://x.org/@a") == "https://x.org/@a"

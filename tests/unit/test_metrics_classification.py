@@ -133,21 +133,6 @@ def test_no_cells_is_undefined_not_zero():
     assert {row["note"] for row in found.values()} == {"no cell to score"}
 
 
-def test_confusion_counts_by_hand():
-    table = classification.confusion_counts(TRUE, PREDICTED)
-    assert list(table) == ["true", "predicted", "count"]
-    counts = table.set_index(["true", "predicted"])["count"]
-    assert len(counts) == 3 * 4
-    assert counts.sum() == 8
-    assert counts[counts > 0].to_dict() == {
-        ("B", "B"): 3,
-        ("B", "T"): 1,
-        ("T", "T"): 1,
-        ("T", "NK"): 1,
-        ("mono", "T"): 2,
-    }
-
-
 def test_every_metric_serves_both_tasks_that_name_cells():
     modules = ["scgpt.metrics.classification"]
     names = [entry.name for entry in metrics_of(modules, "annotation")]

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scgpt.errors import ConfigError, DataError
-from scgpt.model.attention import visible_pairs
 from scgpt.model.config import ScGPTConfig
 from scgpt.model.generate import generate
 from scgpt.model.scgpt import ScGPT
@@ -155,11 +154,6 @@ def test_genes_nearest_to_a_bin_come_first() -> None:
     rounds = run([1], [5.0], list(range(10, 20)), n_rounds=5).rounds_BU[0]
     first = (at_once - at_once.round()).abs().argsort()[:2]
     assert set(first.tolist()) == set((rounds == 0).nonzero().flatten().tolist())
-
-
-def test_the_mask_written_out() -> None:
-    mask = visible_pairs(torch.tensor([[True, True, False, False]]))[0].int().tolist()
-    assert mask == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
 
 
 def test_impossible_requests_are_refused() -> None:

@@ -23,13 +23,6 @@ def test_masked_mse_of_nothing_is_nan() -> None:
     assert math.isnan(float(objectives.masked_mse(x, x, torch.zeros(1, 2, dtype=torch.bool))))
 
 
-def test_masked_relative_error() -> None:
-    value = objectives.masked_relative_error(
-        torch.tensor([[3.0, 5.0]]), torch.tensor([[2.0, 5.0]]), torch.tensor([[True, True]])
-    )
-    assert float(value) == pytest.approx(0.25, rel=1e-5)
-
-
 def test_zero_nll_is_the_bernoulli_likelihood_of_a_value_above_zero() -> None:
     probability = torch.tensor([[0.9, 0.2, 0.5]])
     target = torch.tensor([[7.0, 0.0, -2.0]])
@@ -106,5 +99,3 @@ def test_losses_equal_the_official_functions(shared_dir) -> None:
     probability = torch.sigmoid(arrays["loss.in"])
     nll = float(objectives.zero_nll(probability, *given[1:]))
     assert nll == pytest.approx(float(arrays["loss.bern"]), rel=1e-5)
-    relative = float(objectives.masked_relative_error(*given))
-    assert relative == pytest.approx(float(arrays["loss.mre"]), rel=1e-5)
