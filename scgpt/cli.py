@@ -1,12 +1,15 @@
 """The command line: one verb per step of the workflow, and the verbs people call by hand.
 
-Each verb imports what it needs when it runs: `--help` and the table verbs never load torch.
+A step is stated once: the options of a workflow verb are the arguments of `run` in its module of
+`scgpt.steps`. Only the module of the verb that is called is imported.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
+import inspect
 import json
 import logging
 import os
@@ -21,15 +24,34 @@ from scgpt.steps import embed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+STEPS = {
+    "dataset": "read or simulate a data set",
+    "fetch": "fetch the files of a data set",
+    "twin": "write simulated files that stand in for a download",
+    "knowledge": "read a knowledge base into a table",
+    "model": "bring a model into one layout, or draw one at random",
+    "task-data": "divide a data set for a task",
+    "predict": "fit a method and predict",
+    "score": "score the predictions of a split",
+    "coordinates": "tabulate what figures draw of a job",
+    "table": "summarise a task",
+    "figure": "draw a figure from tables",
+    "report": "write the HTML report",
+    "data-cards": "write the page of data cards",
+    "manifest": "list every result with its digest",
+}
+"""Verbs of the workflow; the module of a verb has its name."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, or 2 with one message for a user's mistake."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _refuse_official_package()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("scgpt").setLevel(logging.INFO)
-        _limit_threads(getattr(options, "threads", None))
+        _limit_threads(words)
+        options = _parser(words).parse_args(words)
         return options.run(options) or 0
     except ScgptError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,33 +82,67 @@ def _refuse_official_package() -> None:
     raise ConfigError(msg)
 
 
-def _limit_threads(threads: int | None) -> None:
-    # BLAS and OpenMP read these once, when numpy or torch is first imported.
+def _limit_threads(words: list[str]) -> None:
+    # BLAS and OpenMP read these once, when numpy or torch is first imported: before the options of
+    # a verb are known, since they stand in its module.
+    parser = argparse.ArgumentParser(prog="scgpt", add_help=False, allow_abbrev=False)
+    parser.add_argument("--threads", type=positive)
+    threads = parser.parse_known_args(words)[0].threads
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(threads)
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scgpt", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_data_verbs, _add_job_verbs, _add_report_verbs, _add_user_verbs):
-        add(verbs)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for verb, text in STEPS.items():
+        step = verbs.add_parser(verb, help=text, description=text)
+        if verb == called:
+            _derive(step, importlib.import_module(f"scgpt.steps.{verb.replace('-', '_')}").run)
+    _add_user_verbs(verbs)
     return parser
 
 
-def _verb(verbs: Any, name: str, run: Any, help_text: str, *, spec: bool = True) -> Any:
-    parser = verbs.add_parser(name, help=help_text, description=help_text)
-    parser.set_defaults(run=run)
-    if spec:
-        parser.add_argument("--spec", type=_json, required=True, help="specification as JSON")
-    return parser
+def _derive(parser: argparse.ArgumentParser, run: Any) -> None:
+    """Give a verb one option per argument of its function; the annotation says how to read it."""
+    arguments = inspect.signature(run).parameters
+    for name, argument in arguments.items():
+        needed = argument.default is argument.empty
+        options = {} if needed else {"default": argument.default}
+        flag = f"--{name.replace('_', '-')}"
+        match argument.annotation:
+            case "Path" | "Path | None":
+                parser.add_argument(flag, type=Path, required=needed, **options)
+            case "list[Path]":
+                parser.add_argument(flag, type=Path, required=needed, nargs="+", **options)
+            case "dict[str, Path]":
+                parser.add_argument(flag, action=_Named, default={}, metavar="NAME=FILE")
+            case "dict[str, Any]":
+                parser.add_argument(flag, type=_json, required=needed, metavar="JSON")
+            case "int":
+                kind = positive if name == "threads" else int
+                parser.add_argument(flag, type=kind, required=needed, **options)
+            case "str":
+                parser.add_argument(flag, required=needed, **options)
+            case other:
+                msg = f"{run.__module__}: argument {name} is {other}, which no option can be"
+                raise TypeError(msg)
+    if "threads" not in arguments:
+        parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.set_defaults(
+        run=lambda options: run(**{name: vars(options)[name] for name in arguments})
+    )
 
 
-def _paths(parser: Any, *names: str, required: bool = True, nargs: str | None = None) -> None:
-    for name in names:
-        parser.add_argument(f"--{name}", type=Path, required=required, nargs=nargs)
+class _Named(argparse.Action):
+    """Collects `NAME=FILE`, given any number of times."""
+
+    def __call__(self, _parser: Any, namespace: Any, values: Any, _option: Any = None) -> None:
+        name, _, path = values.partition("=")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: Path(path)})
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -101,226 +157,22 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
-def _add_data_verbs(verbs: Any) -> None:
-    parser = _verb(verbs, "dataset", _dataset, "read or simulate a data set")
-    _paths(parser, "output", "card", "split")
-    _paths(parser, "raw", "record", required=False)
-    parser = _verb(verbs, "fetch", _fetch, "fetch the files of a data set")
-    _paths(parser, "folder", "record", "lock")
-    _paths(parser, "twin", required=False)
-    parser = _verb(verbs, "twin", _twin, "write simulated files that stand in for a download")
-    _paths(parser, "folder", "record")
-    parser = _verb(verbs, "knowledge", _knowledge, "read a knowledge base into a table")
-    _paths(parser, "raw", "record", "output", "card")
-    parser = _verb(verbs, "model", _model, "bring a model into one layout, or draw one at random")
-    _paths(parser, "folder")
-    parser = _verb(verbs, "task-data", _task_data, "divide a data set for a task")
-    _paths(parser, "dataset", "data", "truth", "card")
-
-
-def _add_job_verbs(verbs: Any) -> None:
-    parser = _verb(verbs, "predict", _predict, "fit a method and predict")
-    _paths(parser, "data", "output", "record")
-    _paths(parser, "truth", "checkpoint", required=False)
-    parser.add_argument(
-        "--knowledge", action="append", default=[], metavar="NAME=FILE", help="table of a base"
-    )
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
-    parser.add_argument("--code", default="", help="digest of the code, for the record")
-    parser.add_argument("--task-module", required=True)
-    parser = _verb(verbs, "score", _score, "score the predictions of a split")
-    _paths(parser, "jobs", nargs="+")
-    _paths(parser, "truth", "scores", "runs")
-    parser.add_argument("--code", default="", help="digest of the code")
-    parser = _verb(verbs, "coordinates", _coordinates, "tabulate what figures draw of a job")
-    _paths(parser, "data", "truth", "prediction", "output")
-    parser.add_argument("--table", required=True, help="which of the task's tables")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
-
-
-def _add_report_verbs(verbs: Any) -> None:
-    parser = _verb(verbs, "table", _table, "summarise a task")
-    _paths(parser, "scores", "runs", nargs="+")
-    _paths(parser, "all-scores", "summary", "comparisons", "all-runs")
-    parser = _verb(verbs, "figure", _figure, "draw a figure from tables")
-    _paths(parser, "tables", nargs="+")
-    _paths(parser, "pdf", "png", "tsv")
-    parser = _verb(verbs, "report", _report, "write the HTML report")
-    _paths(parser, "results", "output")
-    parser = _verb(verbs, "data-cards", _data_cards, "write the page of data cards")
-    _paths(parser, "results", "output")
-    parser = _verb(verbs, "manifest", _manifest, "list every result with its digest", spec=False)
-    _paths(parser, "files", nargs="+")
-    _paths(parser, "output")
-
-
 def _add_user_verbs(verbs: Any) -> None:
-    parser = _verb(
-        verbs, "data", _data, "list, fetch or check data sets and checkpoints", spec=False
-    )
+    parser = _verb(verbs, "data", _data, "list, fetch or check data sets and checkpoints")
     parser.add_argument("action", choices=("list", "fetch", "check"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="as in 'scgpt data list'")
     parser.add_argument("--root", type=Path, default=Path(), help="folder of the project")
-    parser = _verb(
-        verbs, "parity", _parity, "compare our model with stored reference outputs", spec=False
-    )
+    parser = _verb(verbs, "parity", _parity, "compare our model with stored reference outputs")
     parser.add_argument("folders", type=Path, nargs="+", metavar="CASE_DIR")
-    parser = _verb(
-        verbs, "schema", _schema, "write the JSON Schema of the configuration", spec=False
-    )
-    _paths(parser, "output")
-    parser = _verb(verbs, "embed", embed.run, embed.HELP, spec=False)
-    embed.add_arguments(parser)
+    parser = _verb(verbs, "schema", _schema, "write the JSON Schema of the configuration")
+    parser.add_argument("--output", type=Path, required=True)
+    embed.add_arguments(_verb(verbs, "embed", embed.run, embed.HELP))
 
 
-def _dataset(options: argparse.Namespace) -> None:
-    from scgpt.steps import dataset
-
-    dataset.run(
-        options.spec,
-        output=options.output,
-        card=options.card,
-        split=options.split,
-        raw=options.raw,
-        record=options.record,
-    )
-
-
-def _fetch(options: argparse.Namespace) -> None:
-    from scgpt.steps import fetch
-
-    fetch.run(
-        options.spec,
-        folder=options.folder,
-        record=options.record,
-        lock=options.lock,
-        twin=options.twin,
-    )
-
-
-def _twin(options: argparse.Namespace) -> None:
-    from scgpt.steps import twin
-
-    twin.run(options.spec, folder=options.folder, record=options.record)
-
-
-def _knowledge(options: argparse.Namespace) -> None:
-    from scgpt.steps import knowledge
-
-    knowledge.run(
-        options.spec,
-        raw=options.raw,
-        record=options.record,
-        output=options.output,
-        card=options.card,
-    )
-
-
-def _model(options: argparse.Namespace) -> None:
-    from scgpt.steps import model
-
-    model.run(options.spec, folder=options.folder)
-
-
-def _task_data(options: argparse.Namespace) -> None:
-    from scgpt.steps import task_data
-
-    task_data.run(
-        options.spec,
-        dataset=options.dataset,
-        data=options.data,
-        truth=options.truth,
-        card=options.card,
-    )
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from scgpt.steps import predict
-
-    predict.run(
-        options.spec,
-        seed=options.seed,
-        data=options.data,
-        truth=options.truth,
-        checkpoint=options.checkpoint,
-        knowledge=_named_paths(options.knowledge),
-        output=options.output,
-        record=options.record,
-        threads=options.threads,
-        code=options.code,
-        module=options.task_module,
-    )
-
-
-def _named_paths(pairs: list[str]) -> dict[str, Path]:
-    return {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
-
-
-def _score(options: argparse.Namespace) -> None:
-    from scgpt.steps import score
-
-    score.run(
-        options.spec,
-        jobs=options.jobs,
-        truth=options.truth,
-        code=options.code,
-        scores=options.scores,
-        runs=options.runs,
-    )
-
-
-def _coordinates(options: argparse.Namespace) -> None:
-    from scgpt.steps import coordinates
-
-    coordinates.run(
-        options.spec,
-        data=options.data,
-        truth=options.truth,
-        prediction=options.prediction,
-        table=options.table,
-        output=options.output,
-    )
-
-
-def _table(options: argparse.Namespace) -> None:
-    from scgpt.steps import table
-
-    table.run(
-        options.spec,
-        scores=options.scores,
-        runs=options.runs,
-        all_scores=options.all_scores,
-        summary=options.summary,
-        comparisons=options.comparisons,
-        all_runs=options.all_runs,
-    )
-
-
-def _figure(options: argparse.Namespace) -> None:
-    from scgpt.steps import figure
-
-    figure.run(
-        options.spec, tables=options.tables, pdf=options.pdf, png=options.png, tsv=options.tsv
-    )
-
-
-def _report(options: argparse.Namespace) -> None:
-    from scgpt.steps import report
-
-    report.run(options.spec, results=options.results, output=options.output)
-
-
-def _data_cards(options: argparse.Namespace) -> None:
-    from scgpt.steps import data_cards
-
-    data_cards.run(options.spec, results=options.results, output=options.output)
-
-
-def _manifest(options: argparse.Namespace) -> None:
-    from scgpt.steps import manifest
-
-    manifest.run(files=options.files, output=options.output)
+def _verb(verbs: Any, name: str, run: Any, text: str) -> Any:
+    parser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _data(options: argparse.Namespace) -> int:

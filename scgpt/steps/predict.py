@@ -24,14 +24,14 @@ def run(
     *,
     seed: int,
     data: Path,
-    truth: Path | None,
-    checkpoint: Path | None,
+    truth: Path | None = None,
+    checkpoint: Path | None = None,
     knowledge: dict[str, Path],
     output: Path,
     record: Path,
-    threads: int,
-    code: str,
-    module: str,
+    threads: int = 1,
+    code: str = "",
+    task_module: str,
 ) -> None:
     """Fit and predict; write the prediction and then its run record.
 
@@ -53,11 +53,11 @@ def run(
         Threads the method may use.
     code
         Digest of the code, as the workflow knows it.
-    module
+    task_module
         Module of the task; it names the schema of a prediction.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    task = importlib.import_module(module)
+    task = importlib.import_module(task_module)
     adata = read_h5ad(data, contracts.TASK_DATA)
     hidden = None if truth is None else read_h5ad(truth, task.TRUTH)
     method_class = load_method(spec["entry"])

@@ -20,7 +20,6 @@ from scgpt.files import canonical_json, digest_of, read_json, sha256_file, write
 from scgpt.metrics.registry import compute, metrics_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 def run(
     spec: dict[str, Any],
     *,
-    jobs: Sequence[Path],
+    jobs: list[Path],
     truth: Path,
     code: str,
     scores: Path,
