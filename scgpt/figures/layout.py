@@ -10,14 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scgpt.errors import ContractError
-from scgpt.figures.declaration import FigureSpec, PanelSpec, figure_from
 from scgpt.figures.plot import Plot, find_plot
 from scgpt.figures.style import assign_colours, context
+from scgpt.plan.config import FigureLayout, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import SubFigure
+
+    from scgpt.plan.config import PanelConfig
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -69,7 +71,7 @@ def draw(
     ContractError
         If a table does not hold what a panel needs.
     """
-    spec = figure_from(figure_spec)
+    spec = typed(FigureLayout, figure_spec, "figure")
     panels = prepare(spec, tables)
     return compose(
         panels,
@@ -88,7 +90,7 @@ def drawn_numbers(
 
     Panels that share a letter are a, a2, a3. Columns that a plot does not have stay empty.
     """
-    panels = prepare(figure_from(figure_spec), tables)
+    panels = prepare(typed(FigureLayout, figure_spec, "figure"), tables)
     parts = []
     for panel in panels:
         rows = panel.plot.tabulate(panel.rows)
@@ -98,7 +100,7 @@ def drawn_numbers(
     return pd.concat(parts, ignore_index=True)
 
 
-def prepare(spec: FigureSpec, tables: Mapping[str, pd.DataFrame]) -> list[Panel]:
+def prepare(spec: FigureLayout, tables: Mapping[str, pd.DataFrame]) -> list[Panel]:
     """Return the panels with the rows they will paint."""
     panels, letter, n_letters, n_same = [], "", 0, 1
     for number, declared in enumerate(spec.panels):
@@ -116,7 +118,7 @@ def prepare(spec: FigureSpec, tables: Mapping[str, pd.DataFrame]) -> list[Panel]
                 rows=plot.prepare(select(declared, tables, where), **declared.options),
                 options=dict(declared.options),
                 palette=":".join(
-                    (plot.palette, str(declared.where.get(spec.palette, "")), declared.palette)
+                    (plot.palette, str(declared.where.get("dataset", "")), declared.palette)
                 ),
                 title=declared.title,
                 span=declared.span or spec.columns,
@@ -126,7 +128,7 @@ def prepare(spec: FigureSpec, tables: Mapping[str, pd.DataFrame]) -> list[Panel]
     return panels
 
 
-def select(declared: PanelSpec, tables: Mapping[str, pd.DataFrame], where: str) -> pd.DataFrame:
+def select(declared: PanelConfig, tables: Mapping[str, pd.DataFrame], where: str) -> pd.DataFrame:
     """Return the rows of a panel's table that match its `where`.
 
     A value of `where` is one value or a list; values are compared as text, since tables read from

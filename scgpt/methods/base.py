@@ -7,11 +7,12 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from scgpt.errors import ConfigError
+from scgpt.plan.config import typed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,24 +155,4 @@ def parse_params(method_class: type[Method], values: Mapping[str, Any]) -> Metho
     if not isinstance(values, Mapping):
         msg = f"parameters of {method_class.__name__} are {values!r}, expected a mapping"
         raise ConfigError(msg)
-    try:
-        return method_class.Params.model_validate(dict(values))
-    except ValidationError as error:
-        _explain(method_class, error)
-
-
-def _explain(method_class: type[Method], error: ValidationError) -> NoReturn:
-    unknown, wrong = [], []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            unknown.append(key)
-        else:
-            wrong.append(f"{key}={problem['input']!r}: {problem['msg']}" if key else problem["msg"])
-    parts = []
-    if unknown:
-        known = ", ".join(sorted(method_class.Params.model_fields)) or "none"
-        parts.append(f"unknown parameter {', '.join(map(repr, unknown))}; known: {known}")
-    parts.extend(wrong)
-    msg = f"{method_class.__name__}: " + "; ".join(parts)
-    raise ConfigError(msg) from error
+    return typed(method_class.Params, dict(values), method_class.__name__)

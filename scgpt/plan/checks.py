@@ -206,7 +206,7 @@ def check_metrics(name: str, task: TaskConfig) -> list[str]:
 
 
 def check_figure(name: str, figure: FigureConfig, task: TaskConfig) -> None:
-    """Check the panels of a figure: plot functions, options, tables, scores and widths.
+    """Check the panels of a figure: plot functions, options, tables and scores.
 
     Raises
     ------
@@ -225,9 +225,6 @@ def check_figure(name: str, figure: FigureConfig, task: TaskConfig) -> None:
                 shown = ", ".join(known)
                 msg = f"{where}.{key}: task '{figure.task}' has no '{value}'. Known names: {shown}"
                 raise ConfigError(msg)
-        if panel.span is not None and panel.span > figure.columns:
-            msg = f"{where}.span: {panel.span} is wider than a row of {figure.columns}; lower it"
-            raise ConfigError(msg)
 
 
 @contextmanager

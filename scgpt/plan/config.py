@@ -6,12 +6,20 @@ The same models check the YAML files before any job exists, generate the JSON Sc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from scgpt.errors import ConfigError
 
+Model = TypeVar("Model", bound=BaseModel)
 Role = Literal["method", "negative_control", "positive_control", "attack"]
 
 
@@ -194,7 +202,7 @@ class PanelConfig(Strict):
     """One panel of a figure: a plot function, the table it reads, the rows it shows."""
 
     plot: str = Field(description="Entry point `module:function`.")
-    table: Literal["cells", "embedding", "changes", "scores", "summary"]
+    table: str = Field(description="`scores`, `summary`, or a table of jobs that the task draws.")
     title: str = Field("", description="`{dataset}`, `{method}` stand for their titles.")
     where: dict[str, str | list[str]] = Field(
         default_factory=dict, description="Column of the table -> value or values to keep."
@@ -218,7 +226,24 @@ class PanelConfig(Strict):
     )
 
 
-class FigureConfig(Strict):
+class FigureLayout(Strict):
+    """Panels in rows: what it takes to draw a figure."""
+
+    title: str = ""
+    width: float = Field(7.1, gt=0, description="Inches.")
+    columns: int = Field(12, ge=1, description="Units of width that a row holds.")
+    panels: list[PanelConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _panels_fit(self) -> FigureLayout:
+        for number, panel in enumerate(self.panels):
+            if panel.span is not None and panel.span > self.columns:
+                msg = f"panels.{number}.span: {panel.span} is wider than a row of {self.columns}"
+                raise ValueError(msg)
+        return self
+
+
+class FigureConfig(FigureLayout):
     """One figure: panels drawn from tidy tables only."""
 
     title: str
@@ -232,9 +257,6 @@ class FigureConfig(Strict):
         default_factory=list,
         description="Methods that are drawn besides: all of these that the scale runs.",
     )
-    width: float = Field(7.1, gt=0, description="Inches.")
-    columns: int = Field(12, ge=1, description="Units of width that a row holds.")
-    panels: list[PanelConfig] = Field(min_length=1)
 
 
 class TaskRun(Strict):
@@ -293,10 +315,30 @@ def parse_config(raw: dict[str, Any]) -> Config:
     ConfigError
         With the path of every wrong key, what was found, and the known names.
     """
+    return typed(Config, raw)
+
+
+def typed(model: type[Model], raw: Any, where: str = "") -> Model:
+    """Return plain values as a typed model.
+
+    Parameters
+    ----------
+    model
+        The class.
+    raw
+        A mapping from YAML or JSON.
+    where
+        What to put before every key in a message.
+
+    Raises
+    ------
+    ConfigError
+        With the path of every wrong key, what was found, and the known names.
+    """
     try:
-        return Config.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(error, Config)) from None
+        raise ConfigError(explain(error, model, where)) from None
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
@@ -309,6 +351,9 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             lines.append(f"{path}: unknown key. Known keys: {known}")
         elif item["type"] == "missing":
             lines.append(f"{path}: required key is missing")
+        elif isinstance(item["input"], dict) and item["type"] == "value_error":
+            # A rule between the keys of a mapping: its message begins with the key it is about.
+            lines.append(f"{path}.{item['msg'].removeprefix('Value error, ')}")
         else:
             what = item["msg"].removeprefix("Value error, ")
             lines.append(f"{path}: {what} (found {item['input']!r})")

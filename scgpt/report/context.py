@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from scgpt.errors import ContractError
+from scgpt.plan.config import Deviation, Role  # noqa: TC001 pydantic needs them
 
-Role = Literal["method", "negative_control", "positive_control", "attack"]
 Outcome = Literal["confirmed", "not_confirmed", "undecided", "not_tested"]
 
 
@@ -239,15 +239,6 @@ class Verdict(Part):
     interval_low: Number = None
     interval_high: Number = None
     note: Text = ""
-
-
-class Deviation(Part):
-    """Where this reproduction does something else than the paper, and why."""
-
-    topic: str
-    paper: str
-    here: str
-    reason: str
 
 
 class Scale(Part):

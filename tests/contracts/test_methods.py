@@ -337,7 +337,7 @@ def test_files_are_written_to_scratch_only_and_nothing_foreign_is_read(
 
 def test_unknown_parameters_are_refused_with_the_known_ones(case):
     found = load_method(case.entry_point)
-    with pytest.raises(ConfigError, match=r"unknown parameter 'no_such_key'; known: "):
+    with pytest.raises(ConfigError, match=r"\.no_such_key: unknown key\. Known keys: "):
         parse_params(found, {**case.params, "no_such_key": 1})
 
 

@@ -180,7 +180,7 @@ def test_method_parameters_and_missing_truth_are_explained(cells, tmp_path):
     folder = prepare(cells, tmp_path)
     knn = "scgpt.methods.baselines.knn:KNearestNeighbors"
     done = scgpt(*predict_command(folder, "p", entry=knn, params={"kk": 1}))
-    refused(done, "unknown parameter 'kk'; known:")
+    refused(done, ".kk: unknown key. Known keys:")
     control = "scgpt.methods.controls.annotation:TrueLabels"
     refused(scgpt(*predict_command(folder, "p", entry=control, params={})), "truth")
     assert not (folder / "p/prediction.h5ad").exists()
