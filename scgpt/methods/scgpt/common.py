@@ -9,14 +9,17 @@ import numpy as np
 from pydantic import Field
 
 from scgpt.errors import ConfigError, DataError
+from scgpt.library.models import LoadedModel, load_model
 from scgpt.methods.scgpt.params import NetworkParams, OptimiserParams
 from scgpt.methods.task_data import SHOWN, lognorm_matrix, shown, training_cells, variable_genes
+from scgpt.model.checkpoint import vocab_digest
 from scgpt.model.config import ScGPTConfig
+from scgpt.model.receipt import LoadReceipt
 from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import open_model
 from scgpt.tokens.binning import bin_values
 from scgpt.tokens.keys import name_keys
-from scgpt.tokens.tokens import CLS_VALUE_FINETUNING, TokenizedCells, tokenize
+from scgpt.tokens.tokens import TokenizedCells, tokenize
 from scgpt.tokens.vocab import GeneVocab
 from scgpt.training.batches import BatchOptions, CellBatches
 from scgpt.training.determinism import derive_seed, isolated_torch
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpt.methods.base import MethodContext
-    from scgpt.model.receipt import LoadReceipt
     from scgpt.training.config import TrainingConfig
     from scgpt.training.finetune import FinetuneRecipe
     from scgpt.training.loop import TrainingResult
@@ -137,6 +139,35 @@ def start_model(
     return StartedModel(ScGPT(config, seed=seed), vocab, None)
 
 
+def load_network(
+    params: NetworkParams, context: MethodContext, *, genes: np.ndarray
+) -> LoadedModel:
+    """Return a network as it is, for the library's encoder: pretrained, or with random weights.
+
+    Parameters
+    ----------
+    params, context
+        Of the method.
+    genes
+        Genes of the data; they make the vocabulary of a network with random weights.
+
+    Raises
+    ------
+    ConfigError
+        If `init` and the checkpoint of the context contradict each other.
+    CheckpointError
+        If a tensor of the checkpoint has no place.
+    """
+    if params.init == "checkpoint":
+        loaded = load_model(_checkpoint_folder(context), device=context.device)
+        logger.info("%s", loaded.receipt.summary())
+        return loaded
+    model, vocab, _ = start_model(params, context, genes=genes, options={}, fresh={})
+    digest = vocab_digest({token: i for i, token in enumerate(vocab.tokens)})
+    receipt = LoadReceipt(f"random weights, seed {context.seed}", (), digest)
+    return LoadedModel(model.eval(), vocab, receipt).to(context.device)
+
+
 def _checkpoint_folder(context: MethodContext) -> Path:
     if context.checkpoint is None:
         msg = (
@@ -203,7 +234,6 @@ def tokenize_cells(
     n_bins: int,
     params: ScGPTParams,
     seed: int,
-    cls_value: float = CLS_VALUE_FINETUNING,
 ) -> TokenizedCells:
     """Bin expression and make token sequences; all that is random is keyed by cell name.
 
@@ -219,8 +249,6 @@ def tokenize_cells(
         Token id of `<cls>` and number of bins, of the network.
     params, seed
         Of the method.
-    cls_value
-        Input value of `<cls>`.
     """
     keys = name_keys(cells)
     bins = bin_values(values, n_bins=n_bins, ties=params.ties, seed=seed, cell_keys=keys)
@@ -228,7 +256,6 @@ def tokenize_cells(
         bins,
         gene_ids,
         cls_id=cls_id,
-        cls_value=cls_value,
         include_zero=params.include_zero,
         max_length=params.max_length,
         seed=seed,
@@ -246,7 +273,6 @@ def cell_batches(
     seed: int,
     training: bool,
     mask_ratio: float = 0.0,
-    cls_value: float = CLS_VALUE_FINETUNING,
     **labels: np.ndarray | None,
 ) -> CellBatches:
     """Return some cells of the task data as batches for the network.
@@ -265,8 +291,6 @@ def cell_batches(
         Shuffle; without it the order stays.
     mask_ratio
         Share of tokens masked.
-    cls_value
-        Input value of `<cls>`.
     **labels
         `labels`, `batch_labels`, `groups` of `CellBatches`.
     """
@@ -279,7 +303,6 @@ def cell_batches(
         n_bins=config.n_bins,
         params=params,
         seed=derive_seed(seed, "tokens"),
-        cls_value=cls_value,
     )
     options = BatchOptions(
         batch_size=params.batch_size,
