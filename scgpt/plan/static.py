@@ -70,7 +70,7 @@ def class_parameters(entry: str) -> Parameters:
     node, module = _find(entry, ast.ClassDef)
     known: dict[str, bool] = {}
     types: dict[str, Any] = {}
-    for base in node.bases:
+    for base in reversed(node.bases):  # of two bases the first one counts, as in Python
         origin = _origin(base, module)
         if origin is not None:
             inherited = class_parameters(origin)

@@ -53,7 +53,7 @@ NETWORK = {
 SMALL = {
     SCGPT: {**NETWORK, "epochs": 10},
     INTEGRATION: {**NETWORK, "epochs": 3, "batch_size": 16},
-    ZERO_SHOT: {**NETWORK, "batch_size": 16},
+    ZERO_SHOT: {"d_model": 32, "n_heads": 2, "n_layers": 1, "d_ff": 32, "batch_size": 16},
     PERTURBATION: {**NETWORK, "epochs": 4},
     SCVI: {"max_epochs": 20, "batch_size": 32},
     GEARS: {"epochs": 1, "hidden_size": 8},

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+import scgpt
 from scgpt.errors import CheckpointError, DataError
 from scgpt.methods.base import MethodContext, parse_params
 from scgpt.methods.scgpt.integration import ScGPTIntegration, ScGPTZeroShot
@@ -236,10 +237,75 @@ def test_a_network_pretrained_without_attention_weights_is_refused(toy, tmp_path
         fitted(data, {**QUICK, "init": "checkpoint"}, checkpoint=tmp_path)
 
 
+def zero_shot(folder, data, *, seed=5, **params):
+    params = {"init": "checkpoint", **params}
+    return fitted(data, params, found=ScGPTZeroShot, checkpoint=folder, seed=seed)
+
+
+def embedded(data, model, **options):
+    kind = data.uns["scgpt"]["value_kind"]
+    found = scgpt.embed(data, model, values=kind, seed=5, copy=True, **options)
+    return pd.DataFrame(found.obsm["X_scgpt"], index=data.obs_names)
+
+
+@pytest.mark.parametrize("value_kind", ["counts", "lognorm"])
+@pytest.mark.parametrize("known", [120, 100])
+def test_zero_shot_is_what_a_user_gets_from_embed(tmp_path, value_kind, known):
+    data, _ = task_data(n_cells=80, value_kind=value_kind)
+    pretrained(tmp_path, [f"G{i:03d}" for i in range(known)])
+    lengths = np.diff(data[:, [f"G{i:03d}" for i in range(known)]].X.indptr) + 1
+    limit = int(np.median(lengths))  # some cells are longer
+    assert lengths.min() < limit < lengths.max()
+    expected = embedded(data, tmp_path, max_length=limit)
+    rng = np.random.default_rng(3)
+    for cells, genes in (
+        (np.arange(80), np.arange(120)),
+        (rng.permutation(80), rng.permutation(120)),
+        (rng.permutation(80)[:30], rng.permutation(120)),
+    ):
+        some = data[cells][:, genes].copy()
+        some.obs_names = [f"renamed {name}" for name in some.obs_names]
+        found = vectors(zero_shot(tmp_path, some, max_length=limit, batch_size=7), some)
+        assert np.abs(found.to_numpy() - expected.iloc[cells].to_numpy()).max() < 1e-6
+    # Which genes are kept matters by far more than that.
+    other = vectors(zero_shot(tmp_path, data, max_length=limit, seed=6), data)
+    assert np.abs(other - expected).to_numpy().max() > 1e-3
+
+
+def test_zero_shot_reads_cells_as_embed_does_by_default(toy, tmp_path):
+    data, _ = toy
+    pretrained(tmp_path, [f"G{i:03d}" for i in range(120)])
+    found, expected = vectors(zero_shot(tmp_path, data), data), embedded(data, tmp_path)
+    assert np.abs(found - expected).to_numpy().max() < 1e-6
+
+
+def test_random_weights_are_read_by_the_same_encoder(toy):
+    data, _ = toy
+    method = fitted(data, {**SIZES, "max_length": 50}, found=ScGPTZeroShot, seed=5)
+    found = vectors(method, data)
+    assert np.abs(found - embedded(data, method.loaded, max_length=50)).to_numpy().max() < 1e-6
+    assert method.receipt is None
+
+
+def test_zero_shot_says_what_it_could_not_read(toy, tmp_path):
+    data = toy[0].copy()
+    pretrained(tmp_path, [f"G{i:03d}" for i in range(40)])
+    data.X.data[: data.X.indptr[2]] = 0
+    method = zero_shot(tmp_path, data)
+    found = vectors(method, data)
+    assert "80 of 120 genes are not in the vocabulary" in method.notes[0]
+    assert method.notes[1].startswith("2 of 120 cells express no gene")
+    assert np.array_equal(found.iloc[0], found.iloc[1])
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    data.var_names = [f"X{i}" for i in range(120)]
+    with pytest.raises(DataError, match="0 of 120 genes are in the model's vocabulary"):
+        zero_shot(tmp_path, data)
+
+
 def test_zero_shot_uses_the_loaded_weights_as_they_are(toy, tmp_path):
     data, _ = toy
     source = pretrained(tmp_path, [f"G{i:03d}" for i in range(120)])
-    method = fitted(data, {"init": "checkpoint"}, found=ScGPTZeroShot, checkpoint=tmp_path)
-    state = method.started.model.state_dict()
+    method = zero_shot(tmp_path, data)
+    state = method.loaded.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in source.state_dict().items())
     assert method.receipt.count("missing") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -107,3 +108,29 @@ def test_the_plan_is_checked_without_importing_what_it_names():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_of_two_bases_the_first_one_counts(tmp_path, monkeypatch):
+    body = """
+from pydantic import BaseModel, Field
+
+class Left(BaseModel):
+    both: int = 1
+    left: int
+
+class Right(BaseModel):
+    both: str
+    right: float = Field(default=1.0, gt=0)
+
+class Params(Left, Right):
+    own: int = 0
+"""
+    (tmp_path / "two_bases.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("scgpt.plan.static.module_path", lambda _: tmp_path / "two_bases.py")
+    read, model = class_parameters("two_bases:Params"), import_module("two_bases").Params
+    assert set(read.known) == set(model.model_fields)
+    assert set(read.required) == {n for n, f in model.model_fields.items() if f.is_required()}
+    assert is_valid(read.types["both"], 3)
+    assert not is_valid(read.types["both"], "text")
+    assert not is_valid(read.types["right"], -1.0)

@@ -9,17 +9,19 @@ import numpy as np
 from pydantic import Field
 
 from scgpt.errors import ConfigError, DataError
-from scgpt.methods.base import MethodParams
+from scgpt.library.models import LoadedModel, load_model
+from scgpt.methods.scgpt.params import NetworkParams, OptimiserParams
 from scgpt.methods.task_data import SHOWN, lognorm_matrix, shown, training_cells, variable_genes
+from scgpt.model.checkpoint import vocab_digest
 from scgpt.model.config import ScGPTConfig
+from scgpt.model.receipt import LoadReceipt
 from scgpt.model.scgpt import ScGPT
 from scgpt.model.upstream import open_model
 from scgpt.tokens.binning import bin_values
 from scgpt.tokens.keys import name_keys
-from scgpt.tokens.tokens import CLS_VALUE_FINETUNING, TokenizedCells, tokenize
+from scgpt.tokens.tokens import TokenizedCells, tokenize
 from scgpt.tokens.vocab import GeneVocab
 from scgpt.training.batches import BatchOptions, CellBatches
-from scgpt.training.config import TrainingConfig
 from scgpt.training.determinism import derive_seed, isolated_torch
 from scgpt.training.finetune import FinetuneLoss, freeze_encoders
 from scgpt.training.inference import run_cell_heads
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgpt.methods.base import MethodContext
-    from scgpt.model.receipt import LoadReceipt
+    from scgpt.training.config import TrainingConfig
     from scgpt.training.finetune import FinetuneRecipe
     from scgpt.training.loop import TrainingResult
 
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 FEW_MATCHED = 0.5
 
 
-class ScGPTParams(MethodParams):
+class ScGPTParams(NetworkParams, OptimiserParams):
     """Parameters of every fine-tuned scGPT.
 
     The defaults describe a small network trained from scratch on a few hundred cells on a CPU
@@ -52,25 +54,8 @@ class ScGPTParams(MethodParams):
     `attention_dropout: null`, `ties: random`, `amp: fp16`, `buckets: false`.
     """
 
-    init: Literal["scratch", "checkpoint"] = "scratch"
-    """`checkpoint` starts from the pretrained model of the method's declaration."""
-
-    d_model: int = Field(default=64, ge=1)
-    n_layers: int = Field(default=2, ge=1)
-    n_heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=64, ge=1)
-    """Sizes of the network from scratch; a checkpoint brings its own."""
-
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    attention_dropout: float | None = Field(default=0.0, ge=0, lt=1)
-    """Dropout of attention probabilities; None means the same as `dropout`, as published. Zero
-    allows a fused attention kernel, which makes training on a CPU three times as fast."""
-
     n_hvg: int | None = Field(default=None, ge=1)
     """Use at most this many of the highly variable genes; None uses all that the task marked."""
-
-    n_bins: int = Field(default=51, ge=2, le=256)
-    """Bins of expression values, for a network from scratch; a checkpoint brings its own."""
 
     ties: Literal["upper", "random"] = "upper"
     """What becomes of a value equal to several bin edges: the upper bin, as in pretraining, or a
@@ -85,29 +70,8 @@ class ScGPTParams(MethodParams):
     freeze_encoders: bool = False
     """Keep the gene and value encoders as loaded."""
 
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=7e-4, gt=0)
-    lr_decay: float = Field(default=0.9, gt=0, le=1)
-    warmup_steps: int = Field(default=0, ge=0)
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after so many epochs without a better validation loss; None runs all epochs."""
-
-    amp: Literal["off", "fp16", "bf16"] = "off"
-    """Mixed precision: `bf16`, or on a GPU `fp16`; where the device cannot do it, single precision,
-    so that one plan runs everywhere."""
-
     buckets: bool = True
     """Put cells of similar length together, to save padding."""
-
-    def training_config(self, **more: Any) -> TrainingConfig:
-        """Return the options of the training loop."""
-        names = (
-            "epochs", "accumulate", "learning_rate", "lr_decay", "warmup_steps", "patience", "amp",
-        )  # fmt: skip
-        same = {name: getattr(self, name) for name in names}
-        return TrainingConfig(**same, amp_required=False, **more)
 
 
 class StartedModel(NamedTuple):
@@ -119,7 +83,7 @@ class StartedModel(NamedTuple):
 
 
 def start_model(
-    params: ScGPTParams,
+    params: NetworkParams,
     context: MethodContext,
     *,
     genes: np.ndarray,
@@ -173,6 +137,35 @@ def start_model(
         **options,
     )
     return StartedModel(ScGPT(config, seed=seed), vocab, None)
+
+
+def load_network(
+    params: NetworkParams, context: MethodContext, *, genes: np.ndarray
+) -> LoadedModel:
+    """Return a network as it is, for the library's encoder: pretrained, or with random weights.
+
+    Parameters
+    ----------
+    params, context
+        Of the method.
+    genes
+        Genes of the data; they make the vocabulary of a network with random weights.
+
+    Raises
+    ------
+    ConfigError
+        If `init` and the checkpoint of the context contradict each other.
+    CheckpointError
+        If a tensor of the checkpoint has no place.
+    """
+    if params.init == "checkpoint":
+        loaded = load_model(_checkpoint_folder(context), device=context.device)
+        logger.info("%s", loaded.receipt.summary())
+        return loaded
+    model, vocab, _ = start_model(params, context, genes=genes, options={}, fresh={})
+    digest = vocab_digest({token: i for i, token in enumerate(vocab.tokens)})
+    receipt = LoadReceipt(f"random weights, seed {context.seed}", (), digest)
+    return LoadedModel(model.eval(), vocab, receipt).to(context.device)
 
 
 def _checkpoint_folder(context: MethodContext) -> Path:
@@ -241,7 +234,6 @@ def tokenize_cells(
     n_bins: int,
     params: ScGPTParams,
     seed: int,
-    cls_value: float = CLS_VALUE_FINETUNING,
 ) -> TokenizedCells:
     """Bin expression and make token sequences; all that is random is keyed by cell name.
 
@@ -257,8 +249,6 @@ def tokenize_cells(
         Token id of `<cls>` and number of bins, of the network.
     params, seed
         Of the method.
-    cls_value
-        Input value of `<cls>`.
     """
     keys = name_keys(cells)
     bins = bin_values(values, n_bins=n_bins, ties=params.ties, seed=seed, cell_keys=keys)
@@ -266,7 +256,6 @@ def tokenize_cells(
         bins,
         gene_ids,
         cls_id=cls_id,
-        cls_value=cls_value,
         include_zero=params.include_zero,
         max_length=params.max_length,
         seed=seed,
@@ -284,7 +273,6 @@ def cell_batches(
     seed: int,
     training: bool,
     mask_ratio: float = 0.0,
-    cls_value: float = CLS_VALUE_FINETUNING,
     **labels: np.ndarray | None,
 ) -> CellBatches:
     """Return some cells of the task data as batches for the network.
@@ -303,8 +291,6 @@ def cell_batches(
         Shuffle; without it the order stays.
     mask_ratio
         Share of tokens masked.
-    cls_value
-        Input value of `<cls>`.
     **labels
         `labels`, `batch_labels`, `groups` of `CellBatches`.
     """
@@ -317,7 +303,6 @@ def cell_batches(
         n_bins=config.n_bins,
         params=params,
         seed=derive_seed(seed, "tokens"),
-        cls_value=cls_value,
     )
     options = BatchOptions(
         batch_size=params.batch_size,
@@ -351,18 +336,27 @@ def fine_tune(
         freeze_encoders(model)
     if valid_batches is None:
         logger.warning("no validation cells: the weights of the last epoch are used")
+    return train_network(
+        model,
+        context,
+        loss_fn=FinetuneLoss(recipe),
+        train_batches=train_batches,
+        valid_batches=valid_batches,
+        config=config,
+        fingerprint=recipe.fingerprint,
+    )
+
+
+def train_network(model: ScGPT, context: MethodContext, **options: Any) -> TrainingResult:
+    """Run the training loop as the context says; `options` are further arguments of `train`."""
     with isolated_torch(context.device, threads=context.threads):
         return train(
             model,
-            loss_fn=FinetuneLoss(recipe),
-            train_batches=train_batches,
-            valid_batches=valid_batches,
-            config=config,
             seed=context.seed,
             device=context.device,
             scratch=context.scratch,
             progress=context.progress,
-            fingerprint=recipe.fingerprint,
+            **options,
         )
 
 

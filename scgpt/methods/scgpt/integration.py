@@ -5,12 +5,15 @@ Shapes: B cells, D width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
 from scgpt.errors import DataError
+from scgpt.library.counts import MemoryMatrix
+from scgpt.library.encoder import CellEncoder
+from scgpt.library.matching import match_genes
 from scgpt.methods.base import Method
 from scgpt.methods.predictions import embedding_prediction
 from scgpt.methods.scgpt.common import (
@@ -20,16 +23,19 @@ from scgpt.methods.scgpt.common import (
     fine_tune,
     genes_in_vocabulary,
     left_out_note,
+    load_network,
     read_heads,
     start_model,
     unit_length,
 )
+from scgpt.methods.scgpt.params import NetworkParams
 from scgpt.methods.task_data import batches_of, cells_by_name, cells_of, shown, training_cells
 from scgpt.model.objectives import ECS_WEIGHT
-from scgpt.tokens.tokens import CLS_VALUE_PRETRAINING
+from scgpt.training.determinism import isolated_torch
 from scgpt.training.finetune import FinetuneRecipe
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from scgpt.model.receipt import LoadReceipt
@@ -157,6 +163,7 @@ class ScGPTIntegration(Method):
     def _batches(
         self, data: AnnData, cells: np.ndarray, *, mask_ratio: float, training: bool
     ) -> CellBatches:
+        codes = codes_of(batches_of(data, cells), self.batch_names)
         return cell_batches(
             data,
             cells,
@@ -166,41 +173,84 @@ class ScGPTIntegration(Method):
             seed=self.context.seed,
             training=training,
             mask_ratio=mask_ratio,
-            **self._reading(data, cells),
+            batch_labels=codes,
+            # Statistics of a batch are those of its own cells alone.
+            groups=codes if self.params.input_norm == "dsbn" else None,
         )
 
-    def _reading(self, data: AnnData, cells: np.ndarray) -> dict[str, Any]:
-        """Return what the batches of cells are told besides the genes."""
-        codes = codes_of(batches_of(data, cells), self.batch_names)
-        # Statistics of a batch are those of its own cells alone.
-        groups = codes if self.params.input_norm == "dsbn" else None
-        return {"batch_labels": codes, "groups": groups}
+
+class ScGPTZeroShotParams(NetworkParams):
+    """Parameters of `ScGPTZeroShot`: the network, and those of `scgpt.embed` with its defaults."""
+
+    batch_size: int = Field(default=64, ge=1)
+    max_length: int = Field(default=1200, ge=2)
+    """Longest sequence including `<cls>`; longer cells are sampled."""
 
 
-class ScGPTZeroShot(ScGPTIntegration):
+class ScGPTZeroShot(Method):
     """The embedding of a network as it is: pretrained, or with random weights (`init: scratch`).
 
-    Cells are read as in pretraining: the genes they express, sampled where there are too many.
+    The vectors are those of `scgpt.embed` with the seed of the job. Two refusals of it become
+    notes here, so that every cell is scored: few genes that the network knows, and cells that
+    express none of them, of which `<cls>` alone is read.
+
+    Attributes
+    ----------
+    receipt
+        What became of every tensor of the checkpoint; None for random weights.
 
     References
     ----------
     Kedzierska et al. 2025, doi:10.1186/s13059-025-03574-x, who ask for this row.
     """
 
-    Params = ScGPTParams
-    params: ScGPTParams
+    Params = ScGPTZeroShotParams
+    params: ScGPTZeroShotParams
+    receipt: LoadReceipt | None = None
 
     def fit(self, data: AnnData) -> None:
-        """Load the network, or draw its weights; nothing is learnt."""
-        genes = np.sort(data.var_names.to_numpy().astype(str))
-        self.started = start_model(self.params, self.context, genes=genes, options={}, fresh={})
-        self.receipt = self.started.receipt
-        self.genes = genes_in_vocabulary(genes, self.started.vocab)
-        self.notes = left_out_note(genes, self.genes)
+        """Load the network, or draw its weights; nothing is learnt.
 
-    def _reading(self, data: AnnData, cells: np.ndarray) -> dict[str, Any]:
-        del data, cells
-        return {"cls_value": CLS_VALUE_PRETRAINING}
+        Raises
+        ------
+        DataError
+            If no gene is in the vocabulary.
+        CheckpointError
+            If the checkpoint is incomplete.
+        """
+        genes = np.sort(data.var_names.to_numpy().astype(str))
+        self.loaded = load_network(self.params, self.context, genes=genes)
+        self.receipt = self.loaded.receipt if self.params.init == "checkpoint" else None
+        match = match_genes(data.var, self.loaded.vocab, min_matched=0)
+        known = data.var_names.to_numpy().astype(str)[match.place >= 0]
+        self.notes = self._fit_notes = left_out_note(genes, known)
+
+    def predict(self, data: AnnData) -> AnnData:
+        """Return the embedding of every cell."""
+        cells = cells_by_name(data)
+        match = match_genes(data.var, self.loaded.vocab, min_matched=0)
+        counts = match.select(MemoryMatrix(data, None).take(cells))
+        encoder = CellEncoder(
+            self.loaded,
+            match.gene_ids,
+            batch_size=self.params.batch_size,
+            max_length=self.params.max_length,
+            seed=self.context.seed,
+        )
+        with isolated_torch(self.context.device, threads=self.context.threads):
+            embedding = encoder.encode(encoder.tokens(counts))
+        blank = data.obs_names[cells[np.diff(counts.indptr) == 0]]
+        self.notes = [*self._fit_notes, *_blank_note(blank, len(cells))]
+        return embedding_prediction(data, data.obs_names[cells], embedding)
+
+
+def _blank_note(blank: pd.Index, n_cells: int) -> list[str]:
+    if not len(blank):
+        return []
+    return [
+        f"{len(blank)} of {n_cells} cells express no gene that the model knows and are read from "
+        f"<cls> alone: {shown(blank)}"
+    ]
 
 
 def codes_of(batches: np.ndarray, known: np.ndarray) -> np.ndarray:

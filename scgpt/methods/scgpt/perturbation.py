@@ -5,7 +5,7 @@ Shapes: B cells, G measured genes in the vocabulary, U perturbed genes that are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +13,7 @@ from pydantic import Field
 from scgpt.data.conditions import CONTROL
 from scgpt.data.perturbation_splits import genes_of
 from scgpt.errors import ConfigError, DataError
-from scgpt.methods.base import Method, MethodParams
+from scgpt.methods.base import Method
 from scgpt.methods.perturbation_data import (
     box_statistics,
     count_note,
@@ -21,12 +21,12 @@ from scgpt.methods.perturbation_data import (
     queries_of,
 )
 from scgpt.methods.predictions import perturbation_prediction
-from scgpt.methods.scgpt.common import genes_in_vocabulary, start_model
+from scgpt.methods.scgpt.common import genes_in_vocabulary, start_model, train_network
+from scgpt.methods.scgpt.params import NetworkParams, OptimiserParams
 from scgpt.methods.task_data import shown, uniform_by_name
 from scgpt.model.perturbation import predict_perturbation
-from scgpt.training.config import ADAM_EPS, TrainingConfig
+from scgpt.training.config import ADAM_EPS
 from scgpt.training.determinism import derive_seed, isolated_torch
-from scgpt.training.loop import train
 from scgpt.training.optim import Precision
 from scgpt.training.perturbation import (
     FLAG,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from scgpt.methods.perturbation_data import PerturbedCells
     from scgpt.model.receipt import LoadReceipt
+    from scgpt.training.config import TrainingConfig
 
 # Rows of the published table of flags: not perturbed (stays 0), perturbed, and one without use.
 N_FLAGS = 3
@@ -68,34 +69,27 @@ FRESH = {
 }
 
 
-class ScGPTPerturbationParams(MethodParams):
+class ScGPTPerturbationParams(NetworkParams, OptimiserParams):
     """Parameters of `ScGPTPerturbation`.
 
     The defaults describe a small network trained from scratch on a few hundred cells on a CPU.
     The published recipe is `init: checkpoint`, `recipe: tutorial`, `learning_rate: 1e-4`,
     `lr_decay: 0.9`, `epochs: 15`, `batch_size: 64`, `patience: 10`, `amp: fp16`.
+    `n_bins` is only kept with the network: expression is not binned here.
     """
-
-    init: Literal["scratch", "checkpoint"] = "scratch"
-    """`checkpoint` starts from the pretrained model of the method's declaration."""
 
     recipe: Literal["tutorial", "ours"] = "ours"
     """`tutorial`: the genes of a step are drawn at random, perturbed or not, and the epoch with the
     highest correlation of raw expression is kept. `ours`: the perturbed genes of a batch are
     always among those drawn, and the correlation of changes against control decides."""
 
-    d_model: int = Field(default=64, ge=1)
-    n_layers: int = Field(default=2, ge=1)
-    n_heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=64, ge=1)
-    """Sizes of the network from scratch; a checkpoint brings its own."""
-
     dropout: float = Field(default=0.0, ge=0, lt=1)
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout of attention probabilities; None means the same as `dropout`."""
 
-    n_bins: int = Field(default=51, ge=2, le=256)
-    """Only kept with the network: expression is not binned here."""
+    epochs: int = Field(default=15, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    patience: int | None = Field(default=10, ge=1)
 
     n_genes_per_step: int = Field(default=1536, ge=1)
     """Genes fed in one training step; predictions use all."""
@@ -103,27 +97,14 @@ class ScGPTPerturbationParams(MethodParams):
     n_control_cells: int = Field(default=300, ge=1)
     """Control cells whose predictions are averaged."""
 
-    epochs: int = Field(default=15, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    lr_decay: float = Field(default=0.9, gt=0, le=1)
-    patience: int | None = Field(default=10, ge=1)
-    """Stop after so many epochs without a better validation score; None runs all epochs."""
-
-    amp: Literal["off", "fp16", "bf16"] = "off"
-    """Mixed precision, on a GPU only."""
-
-    def training_config(self) -> TrainingConfig:
-        """Return the options of the training loop."""
-        names = ("epochs", "learning_rate", "lr_decay", "patience", "amp")
-        selection = "pearson" if self.recipe == "tutorial" else "pearson_delta"
-        return TrainingConfig(
-            **{name: getattr(self, name) for name in names},
-            selection=selection,
+    def training_config(self, **more: Any) -> TrainingConfig:
+        """Return the options of the training loop; the recipe decides which epoch is kept."""
+        return super().training_config(
+            selection="pearson" if self.recipe == "tutorial" else "pearson_delta",
             selection_mode="max",
             # The published recipe of this task keeps PyTorch's default in mixed precision, too.
             adam_eps=ADAM_EPS,
-            amp_required=False,
+            **more,
         )
 
 
@@ -251,20 +232,16 @@ class ScGPTPerturbation(Method):
                 f"a perturbed gene is seen in {n_fed / n_all:.0%} of the steps"
             )
         loss = PerturbationLoss()
-        with isolated_torch(context.device, threads=context.threads):
-            self.result = train(
-                self.model,
-                loss_fn=loss,
-                train_batches=batches,
-                valid_batches=None,
-                config=config,
-                seed=context.seed,
-                device=context.device,
-                scratch=context.scratch,
-                progress=context.progress,
-                evaluate=evaluate,
-                fingerprint=f"{loss.fingerprint} {evaluate and evaluate.fingerprint}",
-            )
+        self.result = train_network(
+            self.model,
+            context,
+            loss_fn=loss,
+            train_batches=batches,
+            valid_batches=None,
+            config=config,
+            evaluate=evaluate,
+            fingerprint=f"{loss.fingerprint} {evaluate and evaluate.fingerprint}",
+        )
         self.history = self.result.history
 
     def _pairs(self, rows: np.ndarray) -> PairedCells:
