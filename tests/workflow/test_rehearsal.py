@@ -99,7 +99,7 @@ def test_every_file_came_from_its_real_address(project):
 def test_fetched_checkpoint_is_fine_tuned_on_the_fetched_set(project):
     record = read_json((project / PREDICTION).with_name("run.json"))
     assert record["params"]["init"] == "checkpoint"
-    assert "checkpoint/best_model.pt" in record["inputs"]
+    assert "checkpoint/weights.safetensors" in record["inputs"]
     urls = read_json(project / f"{BASE}/raw/scgpt_human.json")["files"]
     assert urls["best_model.pt"]["url"].startswith("https://drive.google.com/file/d/")
 
