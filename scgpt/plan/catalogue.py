@@ -133,9 +133,13 @@ class Catalogue:
         """Return the entry point of the twin."""
         return self._resource(name).twin or ""
 
+    def model_folder(self, name: str) -> str:
+        """Return the folder of a model, whatever made it."""
+        return f"results/{self._scale}/models/{name}"
+
     def model(self, name: str) -> str:
         """Return the file that vouches for a model: its folder is complete when this is there."""
-        return f"results/{self._scale}/models/{name}/config.json"
+        return f"{self.model_folder(name)}/config.json"
 
     def model_source(self, name: str) -> str:
         """Return the file that the `model` step waits for: a fetch record, or another model."""
@@ -145,11 +149,11 @@ class Catalogue:
     def model_spec(self, name: str) -> str:
         """Return what the `model` step needs to know."""
         block = self._config.models[name]
-        source = self.folder(name) if block.like is None else self.model_source(name)
+        source = self.folder(name) if block.like is None else self.model_folder(block.like)
         return canonical_json(
             {
                 "model": name,
-                "source": source.removesuffix("/config.json"),
+                "source": source,
                 **block.model_dump(include={"init", "like", "seed", "title", "reference"}),
             }
         )

@@ -107,7 +107,8 @@ def method_flags(wildcards):
     files = method_inputs(wildcards)
     flags = [f"--truth {files['truth']}"] if "truth" in files else []
     if "checkpoint" in files:
-        flags.append(f"--checkpoint {files['checkpoint'].removesuffix('/config.json')}")
+        folder = plan(wildcards).catalogue.model_folder(method_of(wildcards).model)
+        flags.append(f"--checkpoint {folder}")
     for name in method_of(wildcards).knowledge:
         flags.append(f"--knowledge {name}={files[f'knowledge_{name}']}")
     return " ".join(flags)
